@@ -1,0 +1,53 @@
+# Everything a newcomer types. Two matter: `make serve` and `make test`.
+SHELL := /bin/bash
+PY ?= python3
+UV := .tools/bin/uv
+BIN := .venv/bin
+
+.PHONY: install serve test check format lock torture bench clean
+
+install: .venv/.runtime            ## create .venv with the `mainstem` command
+
+serve: install                     ## run everything on embedded defaults
+	$(BIN)/mainstem serve
+
+test: .venv/.test                  ## install what the tests need, then check and test everything
+	scripts/test.sh
+
+check: .venv/.test                 ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+torture: .venv/.test               ## 1,000 rounds of kill -9 under load
+	$(BIN)/pytest -m torture -x -n 0 --timeout 0
+
+bench: .venv/.test                 ## every benchmark, ratios within one run
+	$(BIN)/python -m benchmarks
+
+lock: $(UV)                        ## resolve the pinned lock files again
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group test -o requirements-test.lock
+
+$(UV):
+	$(PY) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools uv==0.13.9
+
+.venv/bin/python: | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PY) .venv
+
+.venv/.runtime: .venv/bin/python requirements.lock pyproject.toml
+	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	touch $@
+
+.venv/.test: .venv/.runtime requirements-test.lock
+	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements-test.lock
+	touch $@
+
+clean:
+	rm -rf .venv .tools .test-components .mypy_cache .ruff_cache .pytest_cache .hypothesis

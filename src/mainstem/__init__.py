@@ -1,0 +1,1 @@
+"""Customer data infrastructure a company runs itself."""

@@ -1,0 +1,1 @@
+"""What was settled: positions, the books, parked events and dead letters, committed together."""
