@@ -1,0 +1,72 @@
+"""Installing once, saying clearly what is missing, and agreeing on versions."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.components import install
+from tests.components.install import PINS, ComponentMissing, installed_once, run_installer
+from tests.components.node_sdks import PROJECT
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "COMPONENTS", tmp_path / "components")
+
+
+def test_a_component_is_built_once_until_its_pins_change(tmp_path: Path) -> None:
+    pins = tmp_path / "pins.txt"
+    pins.write_text("thing==1")
+    built: list[Path] = []
+    for _ in range(2):
+        installed_once("thing", [pins], built.append)
+    assert len(built) == 1
+    pins.write_text("thing==2")
+    home = installed_once("thing", [pins], built.append)
+    assert built == [home, home]
+
+
+def test_nothing_half_built_stays_behind(tmp_path: Path) -> None:
+    pins = tmp_path / "pins.txt"
+    pins.write_text("thing==1")
+
+    def fail(home: Path) -> None:
+        (home / "half").write_text("of it")
+        raise ComponentMissing("thing", "no luck.", "try again.")
+
+    with pytest.raises(ComponentMissing):
+        installed_once("thing", [pins], fail)
+    assert not (install.COMPONENTS / "thing").exists()
+
+
+def test_an_unreachable_registry_is_named_as_the_trouble() -> None:
+    words = "npm error code ENOTFOUND registry"
+    script = f"import sys; print({words!r}); sys.exit(1)"
+    with pytest.raises(ComponentMissing) as caught:
+        run_installer("thing", [sys.executable, "-c", script], remedy="connect it.")
+    message = str(caught.value)
+    assert "the network or the package registry could not be reached" in message
+    assert words in message
+    assert "To have it: connect it." in message
+
+
+def test_an_absent_command_is_named() -> None:
+    with pytest.raises(ComponentMissing, match="no-such-installer is not on this machine"):
+        run_installer("thing", ["no-such-installer"], remedy="install it.")
+
+
+def test_every_direct_pin_is_exact_and_in_its_lock() -> None:
+    wishes = sorted(PINS.glob("*.in"))
+    assert wishes
+    for wish in wishes:
+        pin = wish.read_text().strip()
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", pin)
+        assert f"{pin} \\\n" in wish.with_suffix(".txt").read_text()
+    manifest = json.loads((PROJECT / "package.json").read_text())
+    packages = json.loads((PROJECT / "package-lock.json").read_text())["packages"]
+    for name, version in manifest["dependencies"].items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+    assert not [name for name, package in packages.items() if "resolved" in package]
