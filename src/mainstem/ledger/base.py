@@ -9,12 +9,14 @@ A **cursor** is the name under which events are settled: a destination's id for 
 `replay:<replay id>` for a replay's own lane.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from mainstem.errors import MainstemError
+
+HOUR_MS: Final = 3_600_000
 
 
 class LedgerError(MainstemError):
@@ -94,11 +96,17 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     received_at_ms: int
     died_at_ms: int
     reason: str
+    """As the books count it: a class of reasons (`http 400`); the particulars are in `answer`."""
     attempts: int = 0
     request: str = ""
     """The last request as JSON, secrets redacted."""
     answer: str = ""
     """The last answer, cut to a bound."""
+
+    @property
+    def count_key(self) -> CountKey:
+        """Its line in the books."""
+        return CountKey(self.source_id, self.received_at_ms // HOUR_MS, "dead", self.reason)
 
 
 class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,22 +200,28 @@ class Ledger(Protocol):
         the position."""
         ...
 
-    async def parked_keys(self, cursor: str) -> Mapping[str, int]:
-        """Return the parked keys with the number of events behind each."""
+    async def parked_keys(
+        self, cursor: str, *, partitions: Collection[int] | None = None
+    ) -> Mapping[str, int]:
+        """Return the parked keys with the number of events behind each; `partitions` None = all."""
         ...
 
-    async def parked_due(self, cursor: str, now_ms: int, limit: int) -> Sequence[Parked]:
-        """Return the first parked event of each key whose next attempt is due, at most `limit`."""
+    async def parked_due(
+        self, cursor: str, now_ms: int, limit: int, *, partitions: Collection[int] | None = None
+    ) -> Sequence[Parked]:
+        """Return the first parked event of each key whose next attempt is due, at most `limit`, the longest
+        due first. A worker asks for the partitions it owns: the others' are attempted by their owners."""
         ...
 
     async def parked(
         self, cursor: str, *, key: str = "", message_id: str = "", limit: int = 1000
     ) -> Sequence[Parked]:
-        """Return parked events in order of key and sequence."""
+        """Return parked events in order of key and sequence (then partition and offset)."""
         ...
 
     async def finish_parked(self, results: Sequence[ParkedResult]) -> None:
-        """Record what became of parked events, in one transaction."""
+        """Record what became of parked events, in one transaction. An event that is not parked any more (it
+        was finished before) changes nothing, not even the books."""
         ...
 
     async def dead(
@@ -218,14 +232,19 @@ class Ledger(Protocol):
 
     async def redrive(self, ids: Sequence[int], now_ms: int) -> int:
         """Turn dead letters back into parked events, due now, in order per key; return how many. The books
-        move with them: dead becomes pending."""
+        move with them: dead becomes pending. They keep their cursor, start with no attempts, and go before
+        events of the same key that were parked with a later sequence."""
         ...
 
     async def version(self) -> int:
-        """A number that changes when another process wrote: cheap, for noticing redrive and replay commands."""
+        """A number that changes with every redrive, forget and change of a replay's state, whichever process
+        did it: cheap to ask, for noticing commands."""
         ...
 
-    async def put_replay(self, replay: Replay) -> None: ...
+    async def put_replay(self, replay: Replay) -> None:
+        """Store a replay by its id. One that is done, failed or cancelled stays so: a late report of progress
+        does not bring it back."""
+        ...
 
     async def replays(self) -> Sequence[Replay]: ...
 
@@ -238,3 +257,22 @@ class Ledger(Protocol):
     async def check(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+def parked_from_dead(letter: DeadLetter, now_ms: int) -> Parked:
+    """Return a dead letter as a parked event that is due now, with a new retry window."""
+    return Parked(
+        cursor=letter.cursor,
+        destination_id=letter.destination_id,
+        key=letter.key,
+        sequence=letter.sequence,
+        partition=letter.partition,
+        offset=letter.offset,
+        value=letter.value,
+        source_id=letter.source_id,
+        message_id=letter.message_id,
+        received_at_ms=letter.received_at_ms,
+        parked_at_ms=now_ms,
+        next_attempt_ms=now_ms,
+        reason="redriven",
+    )
