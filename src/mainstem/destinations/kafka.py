@@ -1,0 +1,112 @@
+"""Apache Kafka: each event as one message, keyed by its user.
+
+Follows RudderStack's Kafka settings (https://www.rudderstack.com/docs/destinations/streaming-destinations/kafka/)
+and the producer semantics of https://kafka.apache.org/documentation/#producerconfigs. The value is the
+canonical event as JSON. The key is the userId, else the anonymousId, so one user's messages are in one
+partition in order. Sent by `delivery.kafka` with acks=all and an idempotent producer.
+"""
+
+from typing import Any
+
+import msgspec
+
+from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, StreamMessage
+from mainstem.events.canonical import Event
+from mainstem.secret import Secret
+
+
+class TopicFor(msgspec.Struct, frozen=True, rename={"name": "from", "topic": "to"}):
+    """An event name or type, and the topic for it."""
+
+    name: str = ""
+    topic: str = ""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Settings, under RudderStack's names."""
+
+    host_name: str
+    """Broker host; several separated by commas, each with its own port if it is not `port`."""
+    port: int = 9092
+    topic: str = ""
+    """Where events go that nothing below sends elsewhere."""
+    ssl_enabled: bool = False
+    ca_certificate: str = ""
+    """PEM text of the authority that signed the broker's certificate; empty = the system's."""
+    use_sasl: bool = msgspec.field(default=False, name="useSASL")
+    sasl_type: str = "plain"
+    """plain, sha256 or sha512."""
+    username: str = ""
+    password: Secret = Secret("")
+    enable_multi_topic: bool = False
+    """Use the two tables below."""
+    event_type_to_topic_map: tuple[TopicFor, ...] = ()
+    event_to_topic_map: tuple[TopicFor, ...] = ()
+    """For track events, by event name; goes before the table by type."""
+
+    def __post_init__(self) -> None:
+        if self.sasl_type not in ("plain", "sha256", "sha512"):
+            raise ValueError(f"saslType `{self.sasl_type}` is not one of plain, sha256, sha512")
+        if not self.host_name.strip():
+            raise ValueError("hostName is empty; give the brokers' host names")
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """host:port, comma-separated."""
+        hosts = [host.strip() for host in self.host_name.split(",") if host.strip()]
+        return ",".join(host if _has_port(host) else f"{host}:{self.port}" for host in hosts)
+
+
+def _has_port(host: str) -> bool:
+    _, colon, port = host.rpartition(":")
+    return bool(colon) and port.isdigit()
+
+
+def make_mapper(config: Config) -> Mapper:
+    """Return the mapping for these settings."""
+    by_event = {row.name: row.topic for row in config.event_to_topic_map if row.name and row.topic}
+    by_type = {row.name: row.topic for row in config.event_type_to_topic_map if row.name and row.topic}
+    encode = msgspec.json.Encoder().encode
+
+    def topic_of(event: Event) -> str:
+        wanted = _topic_wanted(event.message.get("integrations"))
+        if wanted:
+            return wanted
+        if config.enable_multi_topic:
+            if event.type == "track" and event.name in by_event:
+                return by_event[event.name]
+            if event.type in by_type:
+                return by_type[event.type]
+        return config.topic
+
+    def to_messages(event: Event, context: MapContext) -> Mapped:
+        topic = topic_of(event)
+        if not topic:
+            return Refusal("no topic: set `topic`, a topic for this event, or integrations.Kafka.topic")
+        key = (event.user_id or event.anonymous_id).encode()
+        return (StreamMessage(topic=topic, key=key, value=encode(event.message)),)
+
+    return to_messages
+
+
+def _topic_wanted(integrations: Any) -> str:
+    """The topic an event asks for itself: `integrations: {Kafka: {topic: …}}`."""
+    if not isinstance(integrations, dict):
+        return ""
+    for name in ("Kafka", "KAFKA", "kafka"):
+        options = integrations.get(name)
+        if isinstance(options, dict) and isinstance(options.get("topic"), str):
+            return str(options["topic"])
+    return ""
+
+
+SPEC = DestinationSpec(
+    name="KAFKA",
+    title="Apache Kafka",
+    kind="stream",
+    config=Config,
+    message_types=frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"}),
+    doc_url="https://kafka.apache.org/documentation/#producerapi",
+    mapper=make_mapper,
+    default_concurrency=1000,
+)
