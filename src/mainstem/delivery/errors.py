@@ -18,7 +18,8 @@ from mainstem.errors import MainstemError
 
 Phase = Literal["resolve", "pool", "connect", "answer", "body"]
 """Where the time went: looking the name up, waiting for a free slot, connecting (TLS included), waiting
-for the head of the answer (the request was on its way), reading its body."""
+for the head of the answer, reading its body. When all of the request's time ran out before the head of the
+answer, and not the shorter time for connecting, it is "answer": the request may have been on its way."""
 
 _PHASE_TEXT: dict[Phase, str] = {
     "resolve": "looking up the host name",

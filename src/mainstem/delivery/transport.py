@@ -126,6 +126,9 @@ _FRAMING = frozenset(
     )
 )
 
+# A server may answer 411 to these when they name no length; the client names none for an empty body.
+_EXPECT_BODY = frozenset(("POST", "PUT", "PATCH"))
+
 # What may follow a redirect to another origin. A list of the harmless, because any other header
 # (`X-Api-Key`, `X-Vendor-Secret`) may be the credential.
 _HARMLESS = frozenset(
@@ -164,7 +167,8 @@ class _Origin:
 class PyreqwestTransport:
     """The default `Transport`. One client, hence one connection pool, per origin.
 
-    Cancelling `send` returns at once, but the exchange may run on unseen until its time-out.
+    Cancelling `send`, or closing, returns at once; an exchange in flight may run on unseen until its
+    time-out (pyreqwest 0.15 does not abort it), so it counts as "may have been processed".
     """
 
     def __init__(
@@ -258,13 +262,18 @@ class PyreqwestTransport:
         self, origin: _Origin, request: Request, url: Url, headers: _Headers, left_s: float
     ) -> Response:
         try:
+            kept_bytes = self._options.max_answer_bytes
             building = origin.client.request(request.method, url).timeout(_timedelta(left_s))
+            # Without it, `read` waits for more than was asked for.
+            building.streamed_read_buffer_limit(kept_bytes)
             if headers:
                 building.headers(headers)
-            if request.body or request.method not in ("GET", "HEAD"):
+            if request.body:
                 building.body_bytes(request.body)
+            elif request.method in _EXPECT_BODY:
+                building.header("Content-Length", "0")
             async with building.build_streamed() as answer:
-                body = await answer.body_reader.read(self._options.max_answer_bytes)
+                body = await answer.body_reader.read(kept_bytes)
                 return Response(
                     answer.status, _readable(answer.headers), b"" if body is None else bytes(body)
                 )
