@@ -6,9 +6,16 @@ error shows them.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal, Protocol
+from functools import cached_property
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=100)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+"""Bounds that the loaders check; they end up in the JSON Schema too."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +36,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     user_agent_enrichment: bool = False
     bots: Literal["pass", "flag", "drop"] = "pass"
     """What is done with events of known crawlers: nothing, `context.isBot = true`, or filtered by rule `bot`."""
+
+    def __repr__(self) -> str:
+        """Name the source; its write keys let anybody send in its name, so they are not shown."""
+        return f"Source(id={self.id!r}, type={self.type!r}, enabled={self.enabled})"
+
+    def __rich_repr__(self) -> Any:
+        yield "id", self.id
+        yield "type", self.type
+        yield "enabled", self.enabled
 
 
 class WebhookMapping(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +75,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Event names that do not pass (exact, or with `*`)."""
     where: str = ""
     """A CEL expression over `event` (the canonical message); the event passes when it is true."""
-    sample_percent: float = 100.0
+    sample_percent: Share = 100.0
     """The share of users that pass, by stable hash of the ordering key: the same users everywhere."""
 
 
@@ -76,29 +92,29 @@ class ConsentRule(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a destination is delivered to."""
 
-    concurrency: int = 0
+    concurrency: Count = 0
     """Requests in flight at once; 0 = the destination type's default. One per user whatever it is."""
-    rate_per_s: float = 0.0
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Requests a second at most; 0 = no static limit (429 still slows us down)."""
-    timeout_s: float = 10.0
+    timeout_s: Seconds = 10.0
     """One attempt, from connecting to the end of the answer."""
-    retry_window_s: float = 86_400.0
+    retry_window_s: Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
     """How long an event is retried, from its first attempt, before it is a dead letter."""
-    max_attempts: int = 0
+    max_attempts: Count = 0
     """Attempts before it is a dead letter, 0 = as many as the window allows."""
-    backoff_base_s: float = 0.5
-    backoff_max_s: float = 300.0
+    backoff_base_s: Seconds = 0.5
+    backoff_max_s: Seconds = 300.0
     """Full jitter: a random time up to base x 2^attempt, at most this."""
-    park_after_s: float = 30.0
+    park_after_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     """A user whose event keeps failing this long while others succeed is parked."""
-    park_after_attempts: int = 5
+    park_after_attempts: AtLeastOne = 5
     """… or after this many attempts, whichever comes first."""
-    window: int = 10_000
+    window: AtLeastOne = 10_000
     """Events held in memory at most (read, not yet settled)."""
-    window_bytes: int = 32 * 1024 * 1024
-    breaker_failures: int = 10
+    window_bytes: AtLeastOne = 32 * 1024 * 1024
+    breaker_failures: AtLeastOne = 10
     """Destination-wide failures in a row that open the circuit breaker."""
-    breaker_open_s: float = 5.0
+    breaker_open_s: Seconds = 5.0
     """How long it stays open before one probe; doubles to ten times this while probes fail."""
 
 
@@ -112,10 +128,15 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     display_name: str = ""
     """The name by which `integrations` of an event addresses it besides `name` and `type`."""
     enabled: bool = True
+    disabled_reason: str = ""
+    """Why a loader switched it off although the document says on: `has a transformation …`. Shown by
+    `explain` and `workspace check`."""
     config: Any = None
     """The type's own settings struct, validated (`DestinationSpec.config`)."""
     raw_config: Mapping[str, Any] = {}
     """The settings as given (RudderStack's names), secrets as `Secret`."""
+    client_config: Mapping[str, Any] = {}
+    """The only settings that SDKs may be told (`/sourceConfig` is public)."""
     message_types: tuple[str, ...] = ()
     """Narrower than the type's own; empty = the type's."""
     consent: tuple[ConsentRule, ...] = ()
@@ -135,7 +156,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[Filter, ...] = ()
 
 
-class Workspace(msgspec.Struct, frozen=True, kw_only=True):
+class Workspace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One snapshot."""
 
     id: str
@@ -148,13 +169,61 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True):
     suppressed_user_ids: frozenset[str] = frozenset()
     """Events of these users are filtered by rule `suppressed`, everywhere."""
 
+    # Each look-up is one dict access; the indexes are made at first use, once per snapshot.
+
     def source(self, source_id: str) -> Source | None:
         """Return the source, or None."""
-        return next((source for source in self.sources if source.id == source_id), None)
+        return self._sources.get(source_id)
+
+    def source_by_write_key(self, write_key: str) -> Source | None:
+        """Return the source that the key authenticates (enabled or not), or None."""
+        return self._write_keys.get(write_key)
 
     def destination(self, destination_id: str) -> Destination | None:
         """Return the destination, or None."""
-        return next((item for item in self.destinations if item.id == destination_id), None)
+        return self._destinations.get(destination_id)
+
+    def connections_from(self, source_id: str) -> tuple[Connection, ...]:
+        """Return the source's connections in the document's order."""
+        return self._from.get(source_id, ())
+
+    def connections_to(self, destination_id: str) -> tuple[Connection, ...]:
+        """Return the destination's connections in the document's order."""
+        return self._to.get(destination_id, ())
+
+    def connection(self, source_id: str, destination_id: str) -> Connection | None:
+        """Return the connection between the two, or None."""
+        return self._pairs.get((source_id, destination_id))
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        return {source.id: source for source in self.sources}
+
+    @cached_property
+    def _write_keys(self) -> dict[str, Source]:
+        return {key: source for source in self.sources for key in source.write_keys}
+
+    @cached_property
+    def _destinations(self) -> dict[str, Destination]:
+        return {destination.id: destination for destination in self.destinations}
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str], Connection]:
+        return {(item.source_id, item.destination_id): item for item in self.connections}
+
+    @cached_property
+    def _from(self) -> dict[str, tuple[Connection, ...]]:
+        grouped: dict[str, list[Connection]] = {}
+        for item in self.connections:
+            grouped.setdefault(item.source_id, []).append(item)
+        return {key: tuple(items) for key, items in grouped.items()}
+
+    @cached_property
+    def _to(self) -> dict[str, tuple[Connection, ...]]:
+        grouped: dict[str, list[Connection]] = {}
+        for item in self.connections:
+            grouped.setdefault(item.destination_id, []).append(item)
+        return {key: tuple(items) for key, items in grouped.items()}
 
 
 class WorkspaceSource(Protocol):

@@ -1,0 +1,109 @@
+"""The shape of our workspace document, as YAML file or as the control plane's JSON.
+
+These structs are the one definition: the decoder, the JSON Schema and `docs/reference/workspace.md` are made
+from them. Rules, consent, delivery and webhook mappings are written as the model has them.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from mainstem.workspace.model import ConsentRule, DeliveryPolicy, Filter, WebhookMapping
+
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class WorkspaceNames(msgspec.Struct, frozen=True, kw_only=True):
+    """Which workspace this is."""
+
+    id: Id
+    """Letters, digits, `.`, `_`, `-`. Shown in metrics and logs; never changes."""
+    name: str = ""
+    """For people."""
+
+
+class SourceDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """Where events come from. Needs `write_key` or `write_keys`."""
+
+    id: Id
+    """Never changes: the stream, the archive and the books know the source by it."""
+    name: str = ""
+    """For people; the id when absent."""
+    write_key: str = ""
+    """What an SDK is initialised with. Jitsu's SDKs want `id:secret` or 25 characters that begin with `c`."""
+    write_keys: tuple[str, ...] = ()
+    """Several of them, while a key is being rotated."""
+    type: str = "http"
+    """`web`, `server`, `mobile`, `webhook` …: shown to people and SDKs; only `webhook` sources take
+    `/v1/webhook`."""
+    enabled: bool = True
+    """`false`: its events are refused with 404, which mobile SDKs understand as an order to wait."""
+    origins: tuple[str, ...] = ()
+    """Browser origins that may send (`https://www.example.com`); empty = any."""
+    webhook: WebhookMapping | None = None
+    """How a webhook body becomes an event; absent = a track with the body as properties."""
+    geo_enrichment: bool = False
+    """Add `context.geo` from the sender's address."""
+    user_agent_enrichment: bool = False
+    """Add what the user agent says of browser, system and device."""
+    bots: Literal["pass", "flag", "drop"] = "pass"
+    """Known crawlers: nothing, `context.isBot = true`, or filtered by rule `bot`."""
+
+
+class DestinationDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A place events go to."""
+
+    id: Id
+    """Never changes: its cursor is known by it. A new id starts anew."""
+    name: str = ""
+    """For people, and a name by which `integrations` of an event may address it; the id when absent."""
+    type: str
+    """`webhook`, `http`, `archive`, `kafka` …; case does not matter."""
+    display_name: str = ""
+    """One more name by which `integrations` of an event may address it."""
+    enabled: bool = True
+    """`false` stops its cursor and keeps its place; `true` goes on from there."""
+    config: dict[str, Any] = {}
+    """The type's own settings: see its page. Take secrets from the environment: `${NAME}`."""
+    client_config: dict[str, Any] = {}
+    """Settings that SDKs may be told; public, so no secrets."""
+    message_types: tuple[Literal["identify", "track", "page", "screen", "group", "alias", "merge"], ...] = ()
+    """Narrower than what the type takes; empty = all it takes."""
+    consent: tuple[ConsentRule, ...] = ()
+    """What must be consented to before an event may go there."""
+    one_trust_categories: tuple[str, ...] = ()
+    """OneTrust cookie categories, each of which must not be denied."""
+    ketch_purposes: tuple[str, ...] = ()
+    """Ketch purposes, one of which must not be denied."""
+    delivery: DeliveryPolicy = DeliveryPolicy()
+    """Rate, retries, time-outs, parking."""
+    start: str = "latest"
+    """Where a new destination begins: `latest`, `earliest`, or an ISO 8601 time of receivedAt."""
+
+
+class ConnectionDocument(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "from"}):
+    """Events of one source go to these destinations, through these rules."""
+
+    source: str
+    """The source's id."""
+    to: str | tuple[str, ...]
+    """The destination's id, or a list of them."""
+    enabled: bool = True
+    """`false`: its events are filtered by rule, not kept back."""
+    filters: tuple[Filter, ...] = ()
+    """All of them must let an event pass."""
+
+
+class WorkspaceDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole document."""
+
+    workspace: WorkspaceNames
+    """Which workspace this is."""
+    sources: tuple[SourceDocument, ...] = ()
+    """Where events come from."""
+    destinations: tuple[DestinationDocument, ...] = ()
+    """Where they go."""
+    connections: tuple[ConnectionDocument, ...] = ()
+    """What goes where."""
+    suppressed_user_ids: tuple[str, ...] = ()
+    """Events of these users go nowhere: rule `suppressed`."""
