@@ -570,6 +570,42 @@ async def test_close_during_a_lookup_fails_the_request(make: Make) -> None:
         await sending
 
 
+async def test_cancelling_during_a_lookup_cancels_only_the_one_who_waits(make: Make) -> None:
+    found = asyncio.Event()
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        await found.wait()
+        return ["127.0.0.1"]
+
+    async with serving(ok) as server:
+        transport = make(resolve=resolve)
+        request = post(f"http://slow.test:{server.port}/")
+        first, second = (asyncio.create_task(transport.send(request, timeout_s=10)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        found.set()
+        assert (await second).status == 200
+    assert len(server.seen) == 1
+
+
+async def test_a_lookup_that_used_up_the_time_leaves_none_to_connect(make: Make) -> None:
+    clock = FixedClock()
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        clock.advance(11)
+        return ["127.0.0.1"]
+
+    async with serving(ok) as server:
+        with pytest.raises(TimedOut) as caught:
+            await make(clock=clock, resolve=resolve).send(
+                post(f"http://slow.test:{server.port}/"), timeout_s=10
+            )
+    assert caught.value.nothing_sent
+    assert server.connections == 0
+
+
 async def test_other_addresses_are_tried_when_one_does_not_answer(make: Make) -> None:
     async with serving(ok, host="127.0.0.3") as server:
         transport = make(resolve=answering(["127.0.0.1", "127.0.0.2", "127.0.0.3"]))

@@ -201,7 +201,8 @@ class PyreqwestTransport:
             url = Url(request.url)
         except ValueError as error:
             raise Unsendable("request", f"the URL is malformed: {error}") from None
-        for hops in range(_MAX_REDIRECTS + 1):
+        hops = 0
+        while True:
             label = url.origin_ascii
             origin = self._origins.get(label)
             if origin is None or origin.expires_at <= self._clock.monotonic() or self._closed:
@@ -211,15 +212,15 @@ class PyreqwestTransport:
                 self._origins.move_to_end(label)
             answer = await self._exchange(origin, request, url, headers, left_s, deadline)
             if answer.status not in _FOLLOWED or hops == _MAX_REDIRECTS:
-                break
+                return answer
             target = _redirect_target(url, answer)
             if target is None:
-                break
+                return answer
             if target.origin_ascii != label:
                 headers = tuple(pair for pair in headers if pair[0].lower() in _HARMLESS)
             url = target
+            hops += 1
             left_s = deadline - self._clock.monotonic()
-        return answer
 
     async def close(self) -> None:
         self._closed = True
