@@ -22,7 +22,7 @@ stage() {
 }
 
 # Root on a fresh machine: Debian's packages may be installed too (Java, Maven, Chromium).
-export MAINSTEM_INSTALL_SYSTEM_PACKAGES=${MAINSTEM_INSTALL_SYSTEM_PACKAGES:-true}
+export TEST_INSTALL_SYSTEM_PACKAGES=${TEST_INSTALL_SYSTEM_PACKAGES:-true}
 
 stage components "$bin/python" -m tests.components
 stage format "$bin/ruff" format --check .

@@ -1,7 +1,7 @@
 """Install every component: `python -m tests.components`.
 
 Prints a line for each. Ends with status 1 if one is missing and this run requires all of them
-(CI=true or MAINSTEM_REQUIRE_COMPONENTS=true); elsewhere the tests that need it will say that they skip.
+(CI=true or TEST_REQUIRE_COMPONENTS=true); elsewhere the tests that need it will say that they skip.
 """
 
 import sys

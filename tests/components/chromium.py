@@ -21,8 +21,8 @@ FLAGS = (
 
 
 def find() -> Path | None:
-    """The browser: `MAINSTEM_CHROMIUM` if set, else the first known command on the PATH."""
-    chosen = os.environ.get("MAINSTEM_CHROMIUM")
+    """The browser: `TEST_CHROMIUM` if set, else the first known command on the PATH."""
+    chosen = os.environ.get("TEST_CHROMIUM")
     if chosen:
         return Path(chosen)
     found = next(filter(None, map(shutil.which, COMMANDS)), None)
@@ -43,6 +43,6 @@ def install() -> Path:
         raise ComponentMissing(
             COMPONENT,
             f"no browser at {browser or ' or '.join(COMMANDS)}.",
-            "apt-get install chromium, or set MAINSTEM_CHROMIUM to a browser's path.",
+            "apt-get install chromium, or set TEST_CHROMIUM to a browser's path.",
         )
     return browser

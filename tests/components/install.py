@@ -39,7 +39,8 @@ _NETWORK_SIGNS = (
     "connect timed out",
     "dns error",
     "failed to fetch",
-    "could not transfer artifact",
+    "could not transfer",
+    "failed to transfer",
     "could not connect",
     "unable to connect",
 )
@@ -56,10 +57,14 @@ class ComponentMissing(Exception):
 
 
 def required() -> bool:
-    """Whether a missing component fails the tests that need it, instead of skipping them."""
+    """Whether a missing component fails the tests that need it, instead of skipping them.
+
+    The tests' own variables start with TEST_: `mainstem` refuses MAINSTEM_ variables that it does not know,
+    and the tests start it with their environment.
+    """
     return "true" in (
         os.environ.get("CI", "").lower(),
-        os.environ.get("MAINSTEM_REQUIRE_COMPONENTS", "").lower(),
+        os.environ.get("TEST_REQUIRE_COMPONENTS", "").lower(),
     )
 
 
@@ -69,7 +74,7 @@ def may_install_system_packages() -> bool:
     `scripts/test.sh` asks (it is how `make test` works on a fresh machine); a bare `pytest` typed by a
     developer does not.
     """
-    asked = required() or os.environ.get("MAINSTEM_INSTALL_SYSTEM_PACKAGES", "").lower() == "true"
+    asked = required() or os.environ.get("TEST_INSTALL_SYSTEM_PACKAGES", "").lower() == "true"
     return asked and os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
@@ -177,13 +182,9 @@ def apt_install(component: str, packages: Sequence[str]) -> None:
         raise ComponentMissing(component, f"{' and '.join(packages)} not installed.", remedy)
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     with locked("apt"):
-        refreshed = COMPONENTS / ".apt-updated"
-        # apt's own lists are older than this checkout on a fresh image; once is enough.
-        if not refreshed.exists():
-            say("apt-get update")
-            run_installer(component, ["apt-get", "-qq", "update"], remedy=remedy, env=quiet)
-            refreshed.touch()
         say(f"apt-get install {' '.join(packages)}")
+        # A fresh image has no package lists, an old one has lists of packages that are gone.
+        run_installer(component, ["apt-get", "-qq", "update"], remedy=remedy, env=quiet)
         run_installer(
             component,
             ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", *packages],

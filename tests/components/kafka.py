@@ -20,7 +20,6 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.components.install import (
-    COMPONENTS,
     PINS,
     ComponentMissing,
     apt_install,
@@ -33,14 +32,9 @@ from tests.components.process import ServerProcess, accepts_connections, free_po
 COMPONENT = "kafka"
 MINIMUM_JAVA = 17
 _POM = PINS / "kafka" / "pom.xml"
+_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 _LOG4J = PINS / "kafka" / "log4j2.xml"
 _JVM = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
-
-
-def find() -> Path | None:
-    """The folder with the broker's jars, if it was installed before."""
-    jars = COMPONENTS / COMPONENT / "jars"
-    return jars if (jars.parent / ".installed").is_file() else None
 
 
 def install() -> Path:
@@ -61,7 +55,10 @@ def install() -> Path:
             COMPONENT,
             [
                 *(maven or "mvn", "--batch-mode", "--no-transfer-progress", "--strict-checksums"),
-                *("dependency:copy-dependencies", "-DincludeScope=runtime"),
+                # Maven remembers failed downloads for a day; after a network trouble, ask again.
+                "--update-snapshots",
+                f"{_PLUGIN}:copy-dependencies",
+                "-DincludeScope=runtime",
                 f"-DoutputDirectory={home / 'jars'}",
             ],
             cwd=home,

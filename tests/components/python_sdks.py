@@ -6,7 +6,7 @@ Their pins conflict with ours, and one of the family ships modules that would sh
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.components.install import COMPONENTS, PINS, python_environment
+from tests.components.install import PINS, python_environment
 
 SEGMENT = "segment-analytics-python"
 RUDDER = "rudder-sdk-python"
@@ -18,15 +18,6 @@ class PythonSdks:
 
     segment: Path
     rudder: Path
-
-
-def find() -> PythonSdks | None:
-    """Both interpreters, if they were installed before."""
-    homes = (COMPONENTS / SEGMENT, COMPONENTS / RUDDER)
-    if not all((home / ".installed").is_file() for home in homes):
-        return None
-    segment, rudder = (home / "bin" / "python" for home in homes)
-    return PythonSdks(segment=segment, rudder=rudder)
 
 
 def install() -> PythonSdks:

@@ -9,17 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.components.install import COMPONENTS, PINS, python_environment
+from tests.components.install import PINS, python_environment
 from tests.components.process import ServerProcess, accepts_connections, free_port
 
 COMPONENT = "localbucket"
 _LOCK = PINS / "localbucket.txt"
-
-
-def find() -> Path | None:
-    """The server's command, if it was installed before."""
-    command = COMPONENTS / COMPONENT / "bin" / "localbucket"
-    return command if command.is_file() else None
 
 
 def install() -> Path:
