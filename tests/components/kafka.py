@@ -27,7 +27,7 @@ from tests.components.install import (
     run_installer,
     say,
 )
-from tests.components.process import ServerProcess, accepts_connections, free_port
+from tests.components.process import ServerFailed, ServerProcess, accepts_connections, free_port
 
 COMPONENT = "kafka"
 MINIMUM_JAVA = 17
@@ -104,10 +104,8 @@ class KafkaBroker:
             check=False,
         )
         if formatted.returncode != 0:
-            raise ComponentMissing(
-                COMPONENT,
-                f"its storage could not be formatted:\n{formatted.stdout}{formatted.stderr}",
-                "see the output above.",
+            raise ServerFailed(
+                f"Kafka's storage could not be formatted:\n{formatted.stdout}{formatted.stderr}"
             )
         self._server = ServerProcess(
             "Kafka broker",

@@ -70,3 +70,12 @@ def test_every_direct_pin_is_exact_and_in_its_lock() -> None:
     for name, version in manifest["dependencies"].items():
         assert packages[f"node_modules/{name}"]["version"] == version
     assert not [name for name, package in packages.items() if "resolved" in package]
+
+
+@pytest.mark.parametrize("variable", ["CI", "TEST_REQUIRE_COMPONENTS"])
+def test_either_variable_requires_every_component(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "TEST_REQUIRE_COMPONENTS"):
+        monkeypatch.delenv(name, raising=False)
+    assert not install.required()
+    monkeypatch.setenv(variable, "true")
+    assert install.required()
