@@ -19,14 +19,11 @@ class ConfigCheck(msgspec.Struct, frozen=True, kw_only=True):
     known: bool = True
     """False: there is no such type."""
     names: tuple[str, ...] = ()
-    """The types there are (when `known` is False), else the type's settings: to suggest the nearest."""
+    """When `known` is False: the types there are, to suggest the nearest."""
     config: Any = None
     """The type's settings struct, when there is no error."""
     problems: tuple[Problem, ...] = ()
-    """Paths are relative to the settings (`url`, `headers[0].to`)."""
-    unknown_fields: tuple[str, ...] = ()
-    """Settings the type has no use for: a warning each in a file of ours, nothing in RudderStack's (whose
-    settings are full of what only its SDKs and its dashboard read)."""
+    """Errors and warnings; paths are relative to the settings (`url`, `headers[0].to`)."""
     secret_fields: frozenset[str] = frozenset()
     """Top-level settings that are secrets: kept as `Secret` in the snapshot."""
 

@@ -127,7 +127,7 @@ class _Decoder:
             return _BAD
         if not isinstance(text, str):
             return self._wrong(path, "text", value)
-        if kind.pattern is not None and re.search(kind.pattern, text) is None:
+        if kind.pattern is not None and re.fullmatch(kind.pattern, text) is None:
             self._report.error(
                 path, "is not an id: 1 to 128 letters, digits, '.', '_' or '-', first a letter or digit"
             )

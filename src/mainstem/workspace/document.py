@@ -4,13 +4,21 @@ These structs are the one definition: the decoder, the JSON Schema and `docs/ref
 from them. Rules, consent, delivery and webhook mappings are written as the model has them.
 """
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from mainstem.workspace.model import ConsentRule, DeliveryPolicy, Filter, WebhookMapping
 
-Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Id = Annotated[str, msgspec.Meta(pattern=_ID)]
+MessageType = Literal["identify", "track", "page", "screen", "group", "alias", "merge"]
+
+
+def is_id(text: str) -> bool:
+    """Whether the text may be an id: it goes into file paths, metric labels and cursor names."""
+    return re.fullmatch(_ID, text) is not None
 
 
 class WorkspaceNames(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +75,7 @@ class DestinationDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The type's own settings: see its page. Take secrets from the environment: `${NAME}`."""
     client_config: dict[str, Any] = {}
     """Settings that SDKs may be told; public, so no secrets."""
-    message_types: tuple[Literal["identify", "track", "page", "screen", "group", "alias", "merge"], ...] = ()
+    message_types: tuple[MessageType, ...] = ()
     """Narrower than what the type takes; empty = all it takes."""
     consent: tuple[ConsentRule, ...] = ()
     """What must be consented to before an event may go there."""

@@ -52,12 +52,17 @@ class WebhookMapping(msgspec.Struct, frozen=True, kw_only=True):
     `{body, query, headers}`, or a fixed text in single quotes."""
 
     type: str = "'track'"
+    """The event's type."""
     event: str = "'webhook'"
+    """The event's name."""
     user_id: str = ""
+    """The user's id; empty = none."""
     anonymous_id: str = ""
+    """The anonymous id; empty = none."""
     message_id: str = ""
     """Empty = made by the gateway, so a repeated webhook is not recognised as a duplicate."""
     timestamp: str = ""
+    """When it happened (ISO 8601); empty = when it was received."""
     properties: str = "body"
     """The path whose value becomes `properties` (or `traits` for identify and group)."""
 
@@ -87,6 +92,7 @@ class ConsentRule(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Literal["and", "or"] = "and"
     """and: every id must be consented; or: one is enough."""
     consents: tuple[str, ...] = ()
+    """The ids of the consents."""
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +109,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: Count = 0
     """Attempts before it is a dead letter, 0 = as many as the window allows."""
     backoff_base_s: Seconds = 0.5
+    """The first wait before another attempt."""
     backoff_max_s: Seconds = 300.0
     """Full jitter: a random time up to base x 2^attempt, at most this."""
     park_after_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
@@ -112,6 +119,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     window: AtLeastOne = 10_000
     """Events held in memory at most (read, not yet settled)."""
     window_bytes: AtLeastOne = 32 * 1024 * 1024
+    """… and bytes of them at most."""
     breaker_failures: AtLeastOne = 10
     """Destination-wide failures in a row that open the circuit breaker."""
     breaker_open_s: Seconds = 5.0

@@ -1,7 +1,7 @@
 """Checks one destination's settings through its type, and makes the secrets among them `Secret`."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from mainstem.secret import Secret
 from mainstem.workspace.checks import Checks, ConfigCheck
@@ -19,18 +19,26 @@ def check_settings(checks: Checks, type_name: str, raw: Mapping[str, Any], repor
 
 
 def with_secrets(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the settings with each text below one of `names` as a `Secret`."""
-    secret = frozenset(names)
-    return {key: _wrapped(value) if key in secret else value for key, value in raw.items()}
+    """Return the settings with each text at or below one of `names` as a `Secret`.
+
+    `headers.to` means the `to` of `headers`, or of each item of that list, as RudderStack writes it.
+    """
+    made: Any = dict(raw)
+    for name in names:
+        made = _marked(made, name.split("."))
+    return cast("dict[str, Any]", made)
 
 
-def _wrapped(value: Any) -> Any:
-    if isinstance(value, str):
+def _marked(value: Any, parts: Sequence[str]) -> Any:
+    if isinstance(value, str) and not parts:
         return Secret(value)
-    if isinstance(value, Mapping):
-        return {key: _wrapped(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_wrapped(item) for item in value]
+        return [_marked(item, parts) for item in value]
+    if isinstance(value, Mapping):
+        rest = parts[1:]
+        return {
+            key: _marked(item, rest) if not parts or key == parts[0] else item for key, item in value.items()
+        }
     return value
 
 

@@ -199,9 +199,6 @@ class _Builder:
             place = (*path, "config", *path_of(problem.path))
             tell = self._report.warning if problem.severity == "warning" else self._report.error
             tell(place, problem.message)
-        for name in check.unknown_fields if check.known else ():
-            place = (*path, "config", name)
-            self._report.warning(place, f"is no setting of {item.type}{nearest(name, check.names)}")
         if not _is_start(item.start):
             self._report.error(
                 (*path, "start"), "expected latest, earliest, or an ISO 8601 time with its zone"
