@@ -30,7 +30,7 @@ class _Config(msgspec.Struct):
 def _mapper(_config: object) -> Mapper:
     request = Request("POST", "http://127.0.0.1/")
 
-    def to_request(_event: Event, _context: MapContext) -> Mapped:
+    def to_request(event: Event, context: MapContext) -> Mapped:
         return (request,)
 
     return to_request

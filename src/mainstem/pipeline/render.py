@@ -4,6 +4,7 @@ Used by `dry-run`, `explain` and dead letters' views. The same payload gives the
 """
 
 import base64
+import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,7 @@ _USERINFO: Final = re.compile(r"(?<=://)[^/?#@]*@")
 
 
 class Redactor:
-    """Replaces secrets by `***`, wherever and however they are written (as they are, URL-quoted, in Base64)."""
+    """Replaces secrets by `***`, wherever they stand: as they are, URL-quoted, JSON-escaped, in Base64."""
 
     __slots__ = ("_pattern",)
 
@@ -34,8 +35,11 @@ class Redactor:
         forms: set[str] = set()
         for secret in secrets:
             if secret:
-                encoded = base64.b64encode(secret.encode("utf-8", "replace")).decode().rstrip("=")
-                forms.update((secret, quote(secret, safe=""), quote_plus(secret), encoded))
+                octets = secret.encode("utf-8", "replace")
+                forms.update((secret, quote(octets, safe=""), quote_plus(octets)))
+                forms.update((json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]))
+                forms.add(base64.b64encode(octets).decode().rstrip("="))
+                forms.add(octets.decode("latin-1"))  # binary bodies are searched as Latin-1
         # The longest first, so that a secret which holds another disappears whole.
         ordered = sorted(forms, key=lambda form: (-len(form), form))
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
