@@ -191,7 +191,7 @@ async def test_a_parked_event_is_finished_once(ledger: Ledger) -> None:
     await ledger.settle([step(0, 3, park=[parked("u", 1), parked("u", 2), parked("u", 3)])])
     (head,) = await ledger.parked_due(CURSOR, 10, 10)
     again = msgspec.structs.replace(
-        head, attempts=4, first_attempt_ms=6, next_attempt_ms=50, reason="http 500", answer="sorry"
+        head, attempts=4, sent=1, first_attempt_ms=6, next_attempt_ms=50, reason="http 500", answer="sorry"
     )
     await ledger.finish_parked([ParkedResult(parked=again, fate="again")])
     assert await ledger.parked_due(CURSOR, 49, 10) == []

@@ -29,7 +29,21 @@ class LedgerBusy(LedgerError):
 
 class Fenced(LedgerError):
     """The position is not where this worker left it: another worker settles this partition now. Nothing was
-    written; stop working on the partition."""
+    written; stop working on the partition.
+
+    Attributes:
+        cursor: whose position.
+        partition: where.
+        found: the position's next offset in the ledger, None if the cursor has no position there.
+    """
+
+    def __init__(self, cursor: str, partition: int, expected: int, found: int | None) -> None:
+        super().__init__(
+            f"cursor {cursor}, partition {partition}: expected position {expected}, found {found}"
+        )
+        self.cursor = cursor
+        self.partition = partition
+        self.found = found
 
 
 class CountKey(msgspec.Struct, frozen=True, array_like=True):
@@ -73,6 +87,8 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     received_at_ms: int
     parked_at_ms: int
     attempts: int = 0
+    sent: int = 0
+    """How many of its payloads the destination has accepted: the next attempt goes on behind them."""
     first_attempt_ms: int = 0
     next_attempt_ms: int = 0
     reason: str = ""

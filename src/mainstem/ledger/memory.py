@@ -58,10 +58,8 @@ class MemoryLedger:
             place = (step.cursor, step.partition)
             position = ahead.get(place) or self._positions.get(step.cursor, {}).get(step.partition)
             if position is None or position.next_offset != step.from_offset:
-                raise Fenced(
-                    f"cursor {step.cursor}, partition {step.partition}: expected the position "
-                    f"{step.from_offset}, found {position and position.next_offset}"
-                )
+                found = None if position is None else position.next_offset
+                raise Fenced(step.cursor, step.partition, step.from_offset, found)
             note = position.note if step.note is None else step.note
             ahead[place] = Position(position.start_offset, step.next_offset, note)
         for (cursor, partition), position in ahead.items():

@@ -65,8 +65,8 @@ CREATE TABLE parked (
     cursor TEXT NOT NULL, destination_id TEXT NOT NULL, key TEXT NOT NULL, sequence INTEGER NOT NULL,
     partition INTEGER NOT NULL, offset INTEGER NOT NULL, value BLOB NOT NULL, source_id TEXT NOT NULL,
     message_id TEXT NOT NULL, received_at_ms INTEGER NOT NULL, parked_at_ms INTEGER NOT NULL,
-    attempts INTEGER NOT NULL, first_attempt_ms INTEGER NOT NULL, next_attempt_ms INTEGER NOT NULL,
-    reason TEXT NOT NULL, answer TEXT NOT NULL
+    attempts INTEGER NOT NULL, sent INTEGER NOT NULL, first_attempt_ms INTEGER NOT NULL,
+    next_attempt_ms INTEGER NOT NULL, reason TEXT NOT NULL, answer TEXT NOT NULL
 );
 CREATE UNIQUE INDEX parked_place ON parked (cursor, key, sequence, partition, offset);
 CREATE INDEX parked_message ON parked (cursor, message_id);
@@ -515,8 +515,7 @@ def _settle(db: apsw.Connection, settlements: Sequence[Settlement]) -> None:
         if not moved:
             found = _positions(db, step.cursor).get(step.cursor, {}).get(step.partition)
             raise Fenced(
-                f"cursor {step.cursor}, partition {step.partition}: expected the position "
-                f"{step.from_offset}, found {found and found.next_offset}"
+                step.cursor, step.partition, step.from_offset, None if found is None else found.next_offset
             )
         if step.counts:
             db.executemany(
@@ -574,10 +573,11 @@ def _finish(db: apsw.Connection, result: ParkedResult) -> None:
     place = (parked.cursor, parked.key, parked.sequence, parked.partition, parked.offset)
     if result.fate == "again":
         db.execute(
-            "UPDATE parked SET attempts = ?, first_attempt_ms = ?, next_attempt_ms = ?, reason = ?, answer = ?"  # noqa: S608
-            f" WHERE {_AT_PLACE}",
+            "UPDATE parked SET attempts = ?, sent = ?, first_attempt_ms = ?, next_attempt_ms = ?,"  # noqa: S608
+            f" reason = ?, answer = ? WHERE {_AT_PLACE}",
             (
                 parked.attempts,
+                parked.sent,
                 parked.first_attempt_ms,
                 parked.next_attempt_ms,
                 parked.reason,
