@@ -5,11 +5,11 @@ Ours are one line each below. A third party's package adds one with an entry poi
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol, get_args, get_origin, runtime_checkable
 
 import msgspec
 
@@ -17,10 +17,15 @@ from mainstem.destinations.base import DestinationSpec
 from mainstem.secret import Secret
 
 _OURS: Final = {
-    "ARCHIVE": "mainstem.destinations.archive",
-    "HTTP": "mainstem.destinations.http",
-    "KAFKA": "mainstem.destinations.kafka",
-    "WEBHOOK": "mainstem.destinations.webhook",
+    "ARCHIVE": "mainstem.destinations.archive:SPEC",
+    "AZURE_BLOB": "mainstem.destinations.archive:AZURE_BLOB",
+    "DIGITAL_OCEAN_SPACES": "mainstem.destinations.archive:DIGITAL_OCEAN_SPACES",
+    "GCS": "mainstem.destinations.archive:GCS",
+    "HTTP": "mainstem.destinations.http:SPEC",
+    "KAFKA": "mainstem.destinations.kafka:SPEC",
+    "MINIO": "mainstem.destinations.archive:MINIO",
+    "S3": "mainstem.destinations.archive:S3",
+    "WEBHOOK": "mainstem.destinations.webhook:SPEC",
 }
 
 # What RudderStack keeps in every destination's settings and other parts of Mainstem read, or need not.
@@ -62,9 +67,10 @@ def _third_party() -> Mapping[str, DestinationSpec]:
 def find_spec(name: str) -> DestinationSpec | None:
     """Return the specification of a type; case does not matter. None if there is no such type."""
     upper = name.upper()
-    module = _OURS.get(upper)
-    if module is not None:
-        spec = import_module(module).SPEC
+    place = _OURS.get(upper)
+    if place is not None:
+        module, _, attribute = place.partition(":")
+        spec = getattr(import_module(module), attribute)
         assert isinstance(spec, DestinationSpec)  # noqa: S101 - our own table
         return spec
     return _third_party().get(upper)
@@ -86,23 +92,49 @@ def check_config(type_name: str, raw: Mapping[str, Any]) -> ConfigResult:
         close = difflib.get_close_matches(type_name.upper(), names(), n=1)
         hint = f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(names())}"
         return ConfigResult(errors=(("type", f"no destination type `{type_name}`{hint}"),))
-    plain = _plain(raw)
-    known = {field.encode_name for field in msgspec.structs.fields(spec.config)}
-    warnings = tuple(
-        (key, _unknown_key(key, known)) for key in plain if key not in known and key not in _COMMON_KEYS
-    )
+    # RudderStack's dashboard saves settings left empty as null.
+    plain = {key: value for key, value in _plain(raw).items() if value is not None}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(spec.config)}
+    warnings = [
+        (key, _unknown_key(key, fields)) for key in plain if key not in fields and key not in _COMMON_KEYS
+    ]
+    given = {key: value for key, value in plain.items() if key in fields}
+    errors = [problem for key, value in given.items() if (problem := _field_error(fields[key], value))]
+    errors += [
+        (name, "is missing; it is required")
+        for name, field in fields.items()
+        if field.required and name not in given
+    ]
+    if not errors:
+        try:
+            config = msgspec.convert(given, spec.config, strict=False, dec_hook=_to_secret)
+        except msgspec.ValidationError as error:
+            # What concerns several settings, from the struct's own check.
+            errors.append(_of_its_field(str(error)))
+        else:
+            if isinstance(config, _Warns):
+                warnings.extend(config.warnings())
+            return ConfigResult(config=config, warnings=tuple(warnings))
+    return ConfigResult(errors=tuple(errors), warnings=tuple(warnings))
+
+
+@runtime_checkable
+class _Warns(Protocol):
+    """Settings that know what is allowed but hardly meant."""
+
+    def warnings(self) -> Sequence[tuple[str, str]]: ...
+
+
+def _field_error(field: msgspec.structs.FieldInfo, value: Any) -> tuple[str, str] | None:
+    """Return (path, text) of what is wrong with one setting by itself."""
     try:
-        config = msgspec.convert(
-            {key: value for key, value in plain.items() if key in known},
-            spec.config,
-            strict=False,
-            dec_hook=_to_secret,
-        )
+        msgspec.convert(value, field.type, strict=False, dec_hook=_to_secret)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        where = path.rstrip("`").lstrip(".")
-        return ConfigResult(errors=((where or _field_named(message), message),), warnings=warnings)
-    return ConfigResult(config=config, warnings=warnings)
+        message, _, place = str(error).partition(" - at `$")
+        if get_origin(field.type) is Literal:
+            message = f"is not one of {', '.join(map(str, get_args(field.type)))}"
+        return field.encode_name + place.rstrip("`"), message
+    return None
 
 
 def secret_texts(raw: Any) -> tuple[str, ...]:
@@ -114,6 +146,15 @@ def secret_texts(raw: Any) -> tuple[str, ...]:
     if isinstance(raw, list | tuple):
         return tuple(text for value in raw for text in secret_texts(value))
     return ()
+
+
+def secret_fields(config: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the names, as configured, of a type's settings that are secrets or hold some.
+
+    Those typed `Secret`, and those that the struct lists in `SECRET_FIELDS` because only some of their values are.
+    """
+    typed = {field.encode_name for field in msgspec.structs.fields(config) if field.type is Secret}
+    return frozenset(typed | getattr(config, "SECRET_FIELDS", frozenset()))
 
 
 def _plain(value: Any) -> Any:
@@ -132,12 +173,12 @@ def _to_secret(kind: type, value: Any) -> Any:
     raise msgspec.ValidationError(f"Expected text, got {type(value).__name__}")
 
 
-def _unknown_key(key: str, known: set[str]) -> str:
+def _unknown_key(key: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     return "no such setting" + (f"; did you mean `{close[0]}`?" if close else "; it is ignored")
 
 
-def _field_named(message: str) -> str:
-    # "Object missing required field `url`"
-    parts = message.split("`")
-    return parts[1] if len(parts) > 1 else ""
+def _of_its_field(message: str) -> tuple[str, str]:
+    """Split "`url` is missing", as a settings struct says it, into the setting and what is wrong with it."""
+    name, mark, rest = message.removeprefix("`").partition("`")
+    return (name, rest.lstrip(": ")) if mark and message.startswith("`") else ("", message)

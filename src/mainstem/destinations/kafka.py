@@ -46,9 +46,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     def __post_init__(self) -> None:
         if self.sasl_type not in ("plain", "sha256", "sha512"):
-            raise ValueError(f"saslType `{self.sasl_type}` is not one of plain, sha256, sha512")
+            raise ValueError("`saslType` is not one of plain, sha256, sha512")
         if not self.host_name.strip():
-            raise ValueError("hostName is empty; give the brokers' host names")
+            raise ValueError("`hostName` is empty; give the brokers' host names")
 
     @property
     def bootstrap_servers(self) -> str:
