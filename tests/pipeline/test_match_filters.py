@@ -86,6 +86,24 @@ def test_the_first_filter_that_fails_is_the_reason() -> None:
     assert outcome == Filtered("filter:two", "type track")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("ab*bc", "abc", False),
+        ("ab*bc", "abbc", True),
+        ("*aa*aa*", "aaa", False),
+        ("*aa*aa*", "aaaa", True),
+        ("a*b*c", "acbc", True),
+        ("a*b*c", "acb", False),
+        ("**", "", True),
+        ("*a", "ab", False),
+        ("a*", "ba", False),
+    ],
+)
+def test_stars(pattern: str, name: str, expected: bool) -> None:
+    assert name_matcher((pattern,))(name) is expected
+
+
 @given(
     patterns=st.lists(st.text("ab*", max_size=6), min_size=1, max_size=3),
     name=st.text("ab", max_size=8),

@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from mainstem.pipeline.outcome import Filtered, Outcome, Send
+from mainstem.pipeline.steps.respect_consent import compile_consent
 from mainstem.workspace.model import ConsentRule, Destination
 from tests.pipeline.world import event, plan, workspace
 
@@ -140,6 +142,13 @@ def test_unreadable_consent_fails_closed(said: Any, detail: str) -> None:
 @pytest.mark.parametrize(("said", "_detail"), MALFORMED)
 def test_unreadable_consent_does_not_concern_a_destination_that_needs_none(said: Any, _detail: str) -> None:
     assert isinstance(outcome(said), Send)
+
+
+def test_an_event_without_a_context_says_nothing() -> None:
+    destination = Destination(id="d1", name="crm", type="WEBHOOK", consent=(ConsentRule(consents=("A",)),))
+    step = compile_consent(destination)
+    assert step is not None
+    assert step(msgspec.structs.replace(event(), message={"type": "track"})) is None
 
 
 def test_the_detail_names_each_missing_id() -> None:

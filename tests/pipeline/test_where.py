@@ -41,6 +41,8 @@ VERDICTS: tuple[tuple[str, Verdict], ...] = (
     ("event.properties.products.exists(p, p.price > 20)", True),
     ("event.properties.products.all(p, p.price > 20)", False),
     ("size(event.properties.products) == 2", True),
+    ("event.context.page.size() == 1", True),
+    ("event.context.size() == 1 && event.context.page.path != ''", True),
     ("event.properties.products[1].sku == 'y'", True),
     ("event.properties['odd name'] == 1", True),
     ("event['type'] == 'track'", True),
@@ -54,6 +56,8 @@ VERDICTS: tuple[tuple[str, Verdict], ...] = (
     ("timestamp(event.timestamp).getHours() == 10", True),
     ("type(event.properties.total) == double", True),
     ("event.all(name, name != 'password')", True),
+    ("true", True),
+    ("1 > 2", False),
     # nothing to compare
     ("event.properties.missing == 1", Missing("missing")),
     ("event.nothing.at.all == 1", Missing("nothing")),

@@ -116,10 +116,8 @@ class Where:
         self.source = source
         self._execute = program.execute
         self._tree = _mentioned(source)
-        if "event" not in references["variables"]:
-            verdict = self({})
-            if not isinstance(verdict, bool):
-                raise ExpressionInvalid(source, 1, 1, "it does not look at `event` and is not true or false")
+        if "event" not in references["variables"] and not isinstance(self({}), bool):
+            raise ExpressionInvalid(source, 1, 1, "it does not look at `event` and is not true or false")
 
     def __call__(self, message: Mapping[str, Any]) -> Verdict:
         """Return whether the expression is true of the message."""
