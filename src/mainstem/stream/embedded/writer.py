@@ -1,0 +1,579 @@
+"""Group commit: the thread that turns everything submitted meanwhile into one durable transaction.
+
+`submit` only appends to a deque. One thread per process takes all that waits (bounded), drops duplicates,
+inserts one row per partition and commits: one fsync for all. While it does, the next group gathers.
+
+SQLite releases the interpreter lock in every step and must win it back from a busy event loop, so the number
+of calls matters more than what they do: a commit is five, whatever its size.
+"""
+
+import asyncio
+import queue
+import threading
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+import apsw
+import msgspec
+import structlog
+from pyroaring import BitMap
+from structlog.typing import FilteringBoundLogger
+from xxhash import xxh3_64_intdigest as hash_of
+
+from mainstem.clock import Clock
+from mainstem.stream.base import (
+    AppendResult,
+    Done,
+    Found,
+    NewRecord,
+    StreamClosed,
+    StreamError,
+    StreamFull,
+    StreamOverloaded,
+)
+from mainstem.stream.embedded.catalog import Catalog
+from mainstem.stream.embedded.heads import Heads
+from mainstem.stream.embedded.locks import FileLock
+from mainstem.stream.embedded.segment import (
+    OFFSET_BITS,
+    OFFSET_MASK,
+    BatchRow,
+    SegmentInfo,
+    SegmentMissing,
+    batch_holding,
+    connect,
+    encode_batch,
+    errors_named,
+    fingerprints,
+    indexed_twins,
+    read_fingerprints,
+    read_info,
+)
+from mainstem.stream.embedded.twins import Fingerprints, YoungIds
+from mainstem.telemetry import metrics
+
+_log: FilteringBoundLogger = structlog.get_logger(module=__name__)
+_HOUR_MS: Final = 3_600_000
+_RECORD_OVERHEAD_BYTES: Final = 64
+_INSERT: Final = "INSERT INTO batches VALUES "
+_TALLY: Final = "INSERT INTO tallies VALUES "
+_TALLY_CONFLICT: Final = (
+    " ON CONFLICT DO UPDATE SET appended = appended + excluded.appended,"
+    " duplicates = duplicates + excluded.duplicates"
+)
+_ROWS_PER_STATEMENT: Final = 500
+"""SQLite takes 32,766 parameters at most."""
+
+_Call = tuple[Sequence[NewRecord], Done, int]
+_Outcome = AppendResult | StreamError
+
+
+class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the writing end."""
+
+    max_backlog_bytes: int
+    group_bytes: int
+    group_records: int
+    dedup_window_ms: int
+    dedup_max_ids: int
+
+
+class Appender:
+    """Appends groups to the active segment. Used by one thread at a time; processes take turns by `write.lock`."""
+
+    def __init__(self, directory: Path, catalog: Catalog, heads: Heads, limits: WriterLimits) -> None:
+        self._partitions = len(catalog.segments()[-1].firsts)
+        self._catalog = catalog
+        self._heads = heads
+        self._limits = limits
+        self._lock = FileLock(directory / "write.lock")
+        self._fingerprints = Fingerprints()
+        self._merged: tuple[BitMap, int] | None = None
+        self._young: dict[int, YoungIds] = {}
+        self._closed: dict[int, tuple[SegmentInfo, apsw.Connection]] = {}
+        self._active: tuple[SegmentInfo, apsw.Connection] | None = None
+        self._cursor: apsw.Cursor | None = None
+        self._version = -1
+        self._nexts: list[int] = []
+        self._sequence = 0
+        self._loaded = False
+
+    def append(self, calls: Sequence[Sequence[NewRecord]]) -> list[AppendResult]:
+        """Append the calls' records in one transaction; return when they are on stable storage.
+
+        Raises:
+            StreamError: nothing of it was stored.
+        """
+        records = [record for call in calls for record in call]
+        hashes = [hash_of(record.dedup_key) or 1 if record.dedup_key else 0 for record in records]
+        packed = array("Q", hashes).tobytes()
+        marks = fingerprints(packed)
+        try:
+            with self._lock:
+                info, connection = self._begin()
+                try:
+                    refused = self._duplicates(records, hashes, marks)
+                    self._insert(info, connection, records, hashes, marks, refused)
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+        except StreamFull:
+            # Memory moves only after a commit, so it is still true; look at the file once more all the same.
+            self._version = -1
+            raise
+        except BaseException:
+            # Begin again from the files.
+            self._let_go()
+            raise
+        return _results(calls, refused)
+
+    def prepare(self) -> None:
+        """Load what deduplication needs, before the first append waits for it."""
+        try:
+            with self._lock:
+                _, connection = self._begin()
+                connection.execute("ROLLBACK")
+        except BaseException:
+            self._let_go()
+            raise
+
+    def take_merged(self, merged: BitMap, through: int) -> None:
+        """Take, from another thread, a freshly merged set of fingerprints; used from the next append on."""
+        self._merged = (merged, through)
+
+    def wants_merge(self) -> bool:
+        """Tell whether so many segments were closed since the last merge that another one pays."""
+        return self._fingerprints.parts() > 3
+
+    def close(self) -> None:
+        """Close all files."""
+        self._let_go()
+        self._lock.close()
+
+    # ------------------------------------------------------------ the transaction
+
+    def _begin(self) -> tuple[SegmentInfo, apsw.Connection]:
+        """Begin a transaction on the active segment, knowing all that was committed before it."""
+        if self._merged is not None:
+            self._fingerprints.replace(*self._merged)
+            self._merged = None
+        if not self._loaded:
+            self._load()
+        while True:
+            assert self._active is not None  # noqa: S101 - _load and _follow leave one
+            info, connection = self._active
+            with errors_named(info.path):
+                if self._cursor is None:
+                    self._cursor = connection.cursor()
+                self._cursor.execute("BEGIN IMMEDIATE")
+                version = cast("int", self._cursor.execute("PRAGMA data_version").fetchall()[0][0])
+                if version == self._version:
+                    return info, connection
+                now = self._catch_up(info, connection)
+                if not now.closed:
+                    self._version = version
+                    return info, connection
+                self._cursor.execute("ROLLBACK")
+            self._follow(now, connection)
+
+    def _catch_up(self, info: SegmentInfo, connection: apsw.Connection) -> SegmentInfo:
+        """Take in what other processes appended to the segment; return what it is now."""
+        young = self._young.setdefault(info.number, YoungIds())
+        for partition, offset in enumerate(self._nexts):
+            low = partition << OFFSET_BITS
+            rows = connection.execute(
+                "SELECT id, count, sequence, span, ids FROM batches WHERE id BETWEEN ? AND ? ORDER BY id",
+                (low | offset, low | OFFSET_MASK),
+            )
+            fresh = bytearray()
+            for id_, count, sequence, span, ids in cast("list[tuple[int, int, int, int, bytes]]", rows):
+                self._nexts[partition] = (id_ & OFFSET_MASK) + count
+                self._sequence = max(self._sequence, sequence + span)
+                young.extend(id_, ids)
+                fresh += ids
+            if fresh:
+                self._fingerprints.add(info.number, fingerprints(bytes(fresh)))
+        now = read_info(connection, info.path)
+        if now is None:
+            raise StreamError(f"{info.path}: its start is gone")
+        return now
+
+    def _insert(
+        self,
+        info: SegmentInfo,
+        connection: apsw.Connection,
+        records: list[NewRecord],
+        hashes: list[int],
+        marks: BitMap,
+        refused: set[int],
+    ) -> None:
+        count = self._partitions
+        parts: list[tuple[list[NewRecord], list[int], list[int]] | None] = [None] * count
+        tallies: Counter[tuple[str, int]] = Counter()
+        for index, record in enumerate(records):
+            if index in refused:
+                continue
+            partition = hash_of(record.key) % count
+            part = parts[partition]
+            if part is None:
+                part = parts[partition] = ([], [], [])
+            part[0].append(record)
+            part[1].append(hashes[index])
+            part[2].append(index)
+            tallies[record.tally, record.timestamp_ms // _HOUR_MS] += 1
+        times = [record.timestamp_ms for record in records]
+        oldest, newest = min(times), max(times)
+        nexts = self._nexts.copy()
+        rows: list[BatchRow] = []
+        for partition, part in enumerate(parts):
+            if part is None:
+                continue
+            kept, ids, order = part
+            places = b"" if len(kept) == len(records) else array("I", order).tobytes()
+            rows.append(
+                BatchRow(
+                    partition << OFFSET_BITS | nexts[partition],
+                    len(kept),
+                    oldest,
+                    newest,
+                    self._sequence,
+                    len(records),
+                    array("Q", ids).tobytes(),
+                    encode_batch(places, kept),
+                )
+            )
+            nexts[partition] += len(kept)
+        cursor = cast("apsw.Cursor", self._cursor)
+        with errors_named(info.path):
+            for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+                some = rows[start : start + _ROWS_PER_STATEMENT]
+                text = _INSERT + ",".join(["(?,?,?,?,?,?,?,?,?)"] * len(some))
+                cursor.execute(text, [value for row in some for value in row.columns()])
+            self._count(cursor, tallies, records, refused)
+            cursor.execute("COMMIT")
+        self._nexts = nexts
+        if rows:
+            self._sequence += len(records)
+            young = self._young.setdefault(info.number, YoungIds())
+            for row in rows:
+                young.extend(row.id, row.ids)
+            self._fingerprints.add(info.number, marks)
+            self._heads.ring(nexts)
+
+    def _count(
+        self,
+        cursor: apsw.Cursor,
+        tallies: Counter[tuple[str, int]],
+        records: list[NewRecord],
+        refused: set[int],
+    ) -> None:
+        duplicates = Counter(
+            (records[index].tally, records[index].timestamp_ms // _HOUR_MS) for index in refused
+        )
+        values = [
+            (tally, hour, tallies[tally, hour], duplicates[tally, hour])
+            for tally, hour in (tallies.keys() | duplicates.keys())
+        ]
+        for start in range(0, len(values), _ROWS_PER_STATEMENT):
+            some = values[start : start + _ROWS_PER_STATEMENT]
+            text = _TALLY + ",".join(["(?,?,?,?)"] * len(some)) + _TALLY_CONFLICT
+            cursor.execute(text, [value for row in some for value in row])
+
+    # ------------------------------------------------------------ duplicates
+
+    def _duplicates(self, records: list[NewRecord], hashes: list[int], marks: BitMap) -> set[int]:
+        """Return the indexes of records whose twin is in the window, in the log or earlier in the group."""
+        known = self._fingerprints.among(marks)
+        known.discard(0)
+        repeated: set[int] = set()
+        if len(set(hashes)) != len(hashes):
+            repeated = {value for value, times in Counter(hashes).items() if times > 1 and value}
+        if not known and not repeated:
+            return set()
+        suspects = [
+            index
+            for index, value in enumerate(hashes)
+            if value and (value & 0xFFFF_FFFF in known or value in repeated)
+        ]
+        stored = {hashes[index] for index in suspects if hashes[index] & 0xFFFF_FFFF in known}
+        since = min(records[index].timestamp_ms for index in suspects) - self._limits.dedup_window_ms
+        keys = {records[index].dedup_key for index in suspects}
+        newest = self._newest_twins(stored, keys, since) if stored else {}
+        refused: set[int] = set()
+        for index in suspects:
+            record = records[index]
+            twin_ms = newest.get(record.dedup_key)
+            if twin_ms is not None and twin_ms > record.timestamp_ms - self._limits.dedup_window_ms:
+                refused.add(index)
+            else:
+                newest[record.dedup_key] = record.timestamp_ms
+        return refused
+
+    def _newest_twins(self, hashes: set[int], keys: set[bytes], since_ms: int) -> dict[bytes, int]:
+        """Return, for each key that was appended before, the timestamp of its last append."""
+        last: dict[bytes, tuple[int, int]] = {}
+        for info, connection in [
+            *self._closed.values(),
+            cast("tuple[SegmentInfo, apsw.Connection]", self._active),
+        ]:
+            if info.closed and info.max_ms <= since_ms:
+                continue
+            try:
+                with errors_named(info.path):
+                    for sequence, key, at_ms in self._twins_in(info, connection, hashes, keys):
+                        if sequence >= last.get(key, (-1, 0))[0]:
+                            last[key] = (sequence, at_ms)
+            except SegmentMissing:
+                continue
+        return {key: at_ms for key, (_, at_ms) in last.items()}
+
+    def _twins_in(
+        self, info: SegmentInfo, connection: apsw.Connection, hashes: set[int], keys: set[bytes]
+    ) -> list[tuple[int, bytes, int]]:
+        if info.number in self._young and info.closed and self._indexed(info, connection):
+            del self._young[info.number]
+        young = self._young.get(info.number)
+        if young is not None:
+            ids = young.find(hashes)
+        else:
+            ids = indexed_twins(connection, [value.to_bytes(8, "little") for value in hashes])
+        twins: list[tuple[int, bytes, int]] = []
+        batch = None
+        for id_ in sorted(ids):
+            if batch is None or not batch.id <= id_ < batch.id + len(batch.frames):
+                batch = batch_holding(connection, info.path, id_)
+            index = id_ - batch.id
+            frame = batch.frames[index]
+            if frame.dedup_key in keys:
+                twins.append((batch.sequence_of(index), frame.dedup_key, frame.timestamp_ms))
+        return twins
+
+    def _indexed(self, info: SegmentInfo, connection: apsw.Connection) -> bool:
+        now = read_info(connection, info.path)
+        return now is not None and now.indexed
+
+    # ------------------------------------------------------------ which segments
+
+    def _load(self) -> None:
+        """Read everything from the files."""
+        segments = self._catalog.refresh()
+        active = segments[-1]
+        with errors_named(active.path):
+            connection = connect(active.path)
+            self._active = (active, connection)
+            self._nexts = list(active.firsts)
+            self._sequence = active.sequence
+        ids = 0
+        for info in reversed(segments[:-1]):
+            ids += info.count
+            if ids > self._limits.dedup_max_ids:
+                break
+            with errors_named(info.path):
+                closed = connect(info.path)
+                self._closed[info.number] = (info, closed)
+                if info.indexed:
+                    self._fingerprints.add(info.number, read_fingerprints(closed))
+                else:
+                    self._load_young(info, closed)
+        self._closed = dict(sorted(self._closed.items()))
+        self._version = -1
+        self._loaded = True
+
+    def _load_young(self, info: SegmentInfo, connection: apsw.Connection) -> None:
+        young = self._young[info.number] = YoungIds()
+        fresh = bytearray()
+        for id_, ids in cast("list[tuple[int, bytes]]", connection.execute("SELECT id, ids FROM batches")):
+            young.extend(id_, ids)
+            fresh += ids
+        self._fingerprints.add(info.number, fingerprints(bytes(fresh)))
+
+    def _follow(self, closed: SegmentInfo, connection: apsw.Connection) -> None:
+        """Go on to the segment after the one that was found closed."""
+        segments = {info.number: info for info in self._catalog.refresh()}
+        self._active = None
+        self._cursor = None
+        following = segments.get(closed.number + 1)
+        if following is None:
+            # It is long gone: begin again from the files.
+            connection.close()
+            self._let_go()
+            self._load()
+            return
+        self._closed[closed.number] = (closed, connection)
+        self._forget_old(segments)
+        with errors_named(following.path):
+            self._active = (following, connect(following.path))
+        self._version = -1
+        self._nexts = list(following.firsts)
+        self._sequence = following.sequence
+
+    def _forget_old(self, held: dict[int, SegmentInfo]) -> None:
+        """Close segments that were dropped, or that are beyond the bound of ids."""
+        ids = 0
+        for number in sorted(self._closed, reverse=True):
+            info, connection = self._closed[number]
+            ids += info.count
+            if number not in held or ids > self._limits.dedup_max_ids:
+                connection.close()
+                del self._closed[number]
+                self._young.pop(number, None)
+
+    def _let_go(self) -> None:
+        connections = [connection for _, connection in self._closed.values()]
+        if self._active is not None:
+            connections.append(self._active[1])
+        for connection in connections:
+            connection.close(True)
+        self._closed.clear()
+        self._young.clear()
+        self._fingerprints = Fingerprints()
+        self._active = None
+        self._cursor = None
+        self._loaded = False
+
+
+class GroupCommit:
+    """The producer of a process: the event loop's side, and the thread."""
+
+    def __init__(
+        self, appender: Appender, limits: WriterLimits, clock: Clock, may_append: Callable[[], str | None]
+    ) -> None:
+        self._appender = appender
+        self._limits = limits
+        self._clock = clock
+        self._may_append = may_append
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[_Call] = deque()
+        self._bells: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._idle = False
+        self._closing = False
+        self._backlog_bytes = 0
+        self._ended = self._loop.create_future()
+        self.on_commit: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="stream-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def backlog_bytes(self) -> int:
+        return self._backlog_bytes
+
+    def submit(self, records: Sequence[NewRecord], done: Done) -> None:
+        if self._closing:
+            raise StreamClosed("the producer is closed")
+        if self._backlog_bytes >= self._limits.max_backlog_bytes:
+            raise StreamOverloaded(f"{self._backlog_bytes} bytes wait to be stored")
+        size = 0
+        for record in records:
+            size += len(record.value) + _RECORD_OVERHEAD_BYTES
+        self._backlog_bytes += size
+        self._pending.append((records, done, size))
+        if self._idle:
+            self._idle = False
+            self._bells.put(True)
+
+    async def append(self, records: Sequence[NewRecord]) -> AppendResult:
+        future: asyncio.Future[AppendResult] = self._loop.create_future()
+
+        def done(result: _Outcome) -> None:
+            if future.done():
+                return
+            if isinstance(result, StreamError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self.submit(records, done)
+        return await future
+
+    async def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._bells.put(False)
+        await asyncio.shield(self._ended)
+
+    # ------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        while True:
+            if not self._pending:
+                if self._closing:
+                    break
+                self._idle = True
+                if not self._pending:
+                    self._bells.get()
+                self._idle = False
+                continue
+            group = self._take()
+            outcome = self._commit([call[0] for call in group])
+            self._loop.call_soon_threadsafe(self._finish, group, outcome)
+        self._loop.call_soon_threadsafe(self._ended.set_result, None)
+
+    def _take(self) -> list[_Call]:
+        group: list[_Call] = []
+        size = records = 0
+        while self._pending and size < self._limits.group_bytes and records < self._limits.group_records:
+            call = self._pending.popleft()
+            group.append(call)
+            size += call[2]
+            records += len(call[0])
+        return group
+
+    def _commit(self, calls: list[Sequence[NewRecord]]) -> list[AppendResult] | StreamError:
+        if not any(calls):
+            return _results(calls, set())
+        refusal = self._may_append()
+        if refusal is not None:
+            return StreamFull(refusal)
+        began = self._clock.monotonic()
+        try:
+            results = self._appender.append(calls)
+        except StreamError as error:
+            _log.error("append failed", error=str(error), calls=len(calls))
+            return error
+        except Exception as error:  # noqa: BLE001 - the thread must live, and every call must be answered
+            _log.exception("append failed unexpectedly")
+            return StreamError(f"append failed: {error!r}")
+        metrics.COMMIT_SECONDS.observe(self._clock.monotonic() - began)
+        metrics.COMMITS.inc()
+        return results
+
+    def _finish(self, group: list[_Call], outcome: list[AppendResult] | StreamError) -> None:
+        size = sum(call[2] for call in group)
+        self._backlog_bytes -= size
+        metrics.BACKLOG_BYTES.set(self._backlog_bytes)
+        if isinstance(outcome, StreamError):
+            for _, done, _ in group:
+                self._tell(done, outcome)
+            return
+        metrics.APPENDED.inc(sum(result.appended for result in outcome))
+        metrics.APPENDED_BYTES.inc(size)
+        for (_, done, _), result in zip(group, outcome, strict=True):
+            self._tell(done, result)
+        self.on_commit()
+
+    def _tell(self, done: Done, outcome: _Outcome) -> None:
+        try:
+            done(outcome)
+        except Exception:  # noqa: BLE001 - one caller's bug must not cost the other callers their answer
+            _log.exception("a submitter's callback failed")
+
+
+def _results(calls: Sequence[Sequence[NewRecord]], refused: set[int]) -> list[AppendResult]:
+    if not refused:
+        return [AppendResult(len(call)) for call in calls]
+    results: list[AppendResult] = []
+    start = 0
+    for call in calls:
+        twice = tuple(index - start for index in range(start, start + len(call)) if index in refused)
+        results.append(AppendResult(len(call) - len(twice), twice))
+        start += len(call)
+    return results
+
+
+def found_at(id_: int) -> Found:
+    """Return a record id as the partition and offset that it is made of."""
+    return Found(id_ >> OFFSET_BITS, id_ & OFFSET_MASK)
