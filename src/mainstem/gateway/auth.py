@@ -96,7 +96,8 @@ def _basic_user(value: bytes) -> str:
     if scheme.lower() != b"basic":
         return ""
     try:
-        decoded = base64.b64decode(text.strip() + b"==")
+        bare = text.strip().rstrip(b"=")
+        decoded = base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError):
         return "?"
     return decoded.decode("utf-8", "replace").partition(":")[0].strip()

@@ -162,6 +162,10 @@ class Exchange:
         elif queue:
             _send_ready(connection)
 
+    def close_after(self) -> None:
+        """Close the connection after this answer."""
+        self._last = True
+
 
 def _send_ready(connection: "Connection") -> None:
     queue = connection.queue
@@ -290,12 +294,14 @@ class Connection(asyncio.Protocol):
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Go on in HTTP/1.1 (RFC 9110 §7.8): Java's client offers h2c with its first request."""
-        head = [b"POST " + self._url + b" HTTP/1.1\r\n"]
-        method = self._parser.get_method()
-        if method == b"CONNECT":
-            self.refuse(BAD_REQUEST)
+        if not self._upgrade:  # CONNECT, which has its answer already
+            self._refused = True
+            if self.queue:
+                self.queue[-1].close_after()
+            else:
+                self.finish()
             return
-        head[0] = method + b" " + self._url + b" HTTP/1.1\r\n"
+        head = [self._parser.get_method() + b" " + self._url + b" HTTP/1.1\r\n"]
         head += [
             b"%b: %b\r\n" % (name, value)
             for name, value in self._headers.items()
@@ -307,8 +313,10 @@ class Connection(asyncio.Protocol):
         self.data_received(b"".join(head) + b"\r\n" + rest)
 
     def eof_received(self) -> bool:
+        """The client has sent its last byte: what came in is still answered, then the connection closes."""
         self._ended = True
-        # The answers to what was sent still go out.
+        if self.queue:
+            self.queue[-1].close_after()
         return bool(self.queue)
 
     def pause_writing(self) -> None:
