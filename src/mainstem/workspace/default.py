@@ -84,7 +84,7 @@ destinations:
   #     webhookUrl: https://example.com/hook
   #     webhookMethod: POST
   #     headers:
-  #       - { from: Authorization, to: "Bearer ${HOOK_TOKEN}" }
+  #       - {from: Authorization, to: "Bearer ${HOOK_TOKEN}"}
 
 connections:
   - from: my-source

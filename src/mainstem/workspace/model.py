@@ -154,6 +154,15 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     start: str = "latest"
     """Where a new destination begins: `latest`, `earliest`, or an ISO 8601 time of receivedAt."""
 
+    def __repr__(self) -> str:
+        """Name the destination; a type may keep secrets in plain fields of its settings (headers)."""
+        return f"Destination(id={self.id!r}, type={self.type!r}, enabled={self.enabled})"
+
+    def __rich_repr__(self) -> Any:
+        yield "id", self.id
+        yield "type", self.type
+        yield "enabled", self.enabled
+
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one source go to one destination, through these rules."""

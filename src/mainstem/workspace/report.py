@@ -67,6 +67,12 @@ class Report:
             for item in value:
                 self.hide_all(item)
 
+    def clean(self, text: str) -> str:
+        """Return the text with every secret blacked out."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
     @property
     def failed(self) -> bool:
         """Whether there is an error among the problems."""
@@ -74,7 +80,10 @@ class Report:
 
     def problems(self) -> tuple[Problem, ...]:
         """Return them, errors and warnings, in the order found, secrets blacked out."""
-        found = [self._clean(problem) for problem in self._problems]
+        found = [
+            Problem(self.clean(problem.path), self.clean(problem.message), problem.severity)
+            for problem in self._problems
+        ]
         if self._left_out:
             found.append(Problem("document", f"and {self._left_out} more problems"))
         return tuple(found)
@@ -110,12 +119,6 @@ class Report:
             if line is not None:
                 return f"{text} (line {line})"
         return text
-
-    def _clean(self, problem: Problem) -> Problem:
-        path, message = problem.path, problem.message
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            path, message = path.replace(secret, "***"), message.replace(secret, "***")
-        return Problem(path, message, problem.severity)
 
 
 def written(path: Path) -> str:

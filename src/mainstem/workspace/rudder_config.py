@@ -244,7 +244,7 @@ class _Importer:
         check = check_settings(self._checks, type_name, with_secrets(config, secret_names), self._report)
         enabled = any(copy.fields.truth("enabled") for copy in same)
         types = _message_types(traits.raw("supportedMessageTypes"))
-        reason = self._obstacle(same, type_name, check, types) if enabled else ""
+        reason = self._report.clean(self._obstacle(same, type_name, check, types)) if enabled else ""
         if reason:
             self._report.warning(first.path, f"destination {first.text('id')!r} is switched off: {reason}")
         secret_names |= check.secret_fields

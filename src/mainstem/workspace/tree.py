@@ -94,6 +94,8 @@ def parse_yaml(text: str, origin: str) -> tuple[Tree, Report]:
         # Not the error's own text: it quotes the line, and with it perhaps a password.
         mark = error.problem_mark or error.context_mark
         reason = error.problem or error.context or "is not YAML"
+        if mark and "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
+            reason += '; inside {…} and […] a reference needs quotes: "${NAME}"'
         report.at_line(mark.line + 1 if mark else None, f"is not YAML: {reason}")
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else None
