@@ -35,7 +35,7 @@ from mainstem.pipeline.steps.detect_bot import drop_bots
 from mainstem.pipeline.steps.honour_integrations import compile_integrations
 from mainstem.pipeline.steps.match_filters import compile_filter
 from mainstem.pipeline.steps.respect_consent import compile_consent
-from mainstem.pipeline.steps.route import NOT_CONNECTED, SOURCE_NOT_CONFIGURED, Route, compile_routes
+from mainstem.pipeline.steps.route import SOURCE_NOT_CONFIGURED, Route, compile_routes
 from mainstem.pipeline.steps.suppress import compile_suppression
 from mainstem.workspace.model import Destination, Source, Workspace
 
@@ -66,14 +66,6 @@ class DestinationPlan:
         self.spec = spec
         self._ways = ways
         self._mapper = mapper
-
-    def connects(self, source_id: str) -> bool:
-        """Tell whether the source and this destination are a pair, of which the books are kept.
-
-        Events of other sources pass by: their outcome is `not connected`, or what the gateway refused them for.
-        A source that is no longer configured counts as a pair, so that nothing of it disappears unseen.
-        """
-        return self._ways.get(source_id) is not NOT_CONNECTED
 
     def evaluate(self, event: Event) -> Outcome:
         """Return the one outcome of the event here. Never raises for anything in the event or in a mapping."""

@@ -10,8 +10,8 @@ from mainstem.workspace.model import Connection, Source, Workspace
 SOURCE_NOT_CONFIGURED: Final = Filtered("source not configured")
 """The event's source is no longer in the workspace."""
 NOT_CONNECTED: Final = Filtered("not connected")
-"""The workspace does not connect this source with this destination: the event is none of its business, and
-the books of the pair do not exist."""
+"""The workspace does not connect this source with this destination: the event is none of its business. It is
+counted under this rule, so that every sum holds; a view of pairs leaves such pairs out by it."""
 CONNECTION_DISABLED: Final = Filtered("connection disabled")
 
 
