@@ -1,0 +1,609 @@
+"""The archiver: moves one destination of kind `files` through the log, exactly once.
+
+stream -> **archiver** -> store. It gathers decisions about records until a flush is due (events, bytes, age),
+notes a plan, writes the plan's files and settles; `plan.py` says why nothing is lost or doubled. A flush
+covers all partitions owned here at once, one file per source and hour, so that files stay few and large.
+Records are read a second time to be written: memory then does not grow with the flush, and the way through a
+crash is the same code as every day's.
+"""
+
+import asyncio
+import random
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+import xxhash
+from pyroaring import BitMap
+
+from mainstem.clock import Clock
+from mainstem.destinations.archive import ArchiveSettings, Config, archive_config
+from mainstem.events.stored import StoredEvent, decode_stored
+from mainstem.lake.errors import LakeError, PlanBroken
+from mainstem.lake.files import PlannedFiles
+from mainstem.lake.plan import Death, Evaluate, Gathering, Plan, Range, notes_of, open_plan, read_note
+from mainstem.lake.store import Store
+from mainstem.ledger.base import DeadLetter, Fenced, Ledger, LedgerError, Position, Settlement
+from mainstem.stream.base import OffsetGone, Record, Stream, StreamClosed, StreamError
+from mainstem.telemetry import metrics
+from mainstem.telemetry.log import logger
+
+_log = logger(__name__)
+
+_READ_RECORDS: Final = 250
+_READ_BYTES: Final = 1024 * 1024
+_MAX_FILES: Final = 256
+"""Files of one plan per format: each may hold a block of 1 MiB while it is made."""
+_IDLE_S: Final = 60.0
+_LINGER_S: Final = 1.0
+"""How long new records may wait to be read while a flush is not due: reading in gulps costs less."""
+_PUTS_AT_ONCE: Final = 4
+_BACKOFF_BASE_S: Final = 0.5
+_BACKOFF_MAX_S: Final = 60.0
+
+
+class ArchiverStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What an archiver is doing, for people and metrics."""
+
+    partitions: tuple[int, ...]
+    gathered_events: int
+    """Read and decided, not yet planned."""
+    gathered_bytes: int
+    open_plan: str
+    """Id of the plan that is being carried out, empty if none."""
+    flushes: int
+    """Plans settled by this process."""
+    files: int
+    """Files put by this process."""
+    written_events: int
+    last_flush_ms: int
+    """When the last plan was settled, 0 = not yet."""
+    failures: int
+    """Attempts in a row that failed."""
+    error: str
+    """Why the last attempt failed, empty when it did not."""
+
+
+class Archiver:
+    """Moves one cursor. Create, `assign` partitions as they come, `run` until told to stop."""
+
+    def __init__(
+        self,
+        *,
+        cursor: str,
+        destination: str,
+        config: Config | ArchiveSettings,
+        store: Store,
+        stream: Stream,
+        ledger: Ledger,
+        clock: Clock,
+        evaluate: Evaluate,
+        spool_dir: Path | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        """
+        Args:
+            cursor: the name under which events are settled.
+            destination: the destination's id, for dead letters and metrics.
+            evaluate: the destination's rules; must not raise for any record.
+            spool_dir: where files are made when they outgrow memory; None = the system's temporary folder.
+            chance: source of jitter.
+        """
+        self._cursor = cursor
+        self._plan_cursor = f"plan:{cursor}"
+        self._destination = destination
+        self._config = archive_config(config)
+        self._store = store
+        self._stream = stream
+        self._ledger = ledger
+        self._clock = clock
+        self._evaluate = evaluate
+        self._spool_dir = spool_dir
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._owned: frozenset[int] = frozenset()
+        self._known = False
+        """Whether `_next`, `_planned`, `_sequences` and `_plan` are what the ledger says."""
+        self._next: dict[int, int] = {}
+        """Next offset to gather, per owned partition."""
+        self._planned: dict[int, int] = {}
+        self._sequences: dict[int, int] = {}
+        self._gathering = Gathering(self._config, {})
+        self._plan: Plan | None = None
+        self._made: PlannedFiles | None = None
+        self._deaths: list[DeadLetter] = []
+        self._put: set[str] = set()
+        """Files of `_plan` that this process has put already."""
+        self._flushes = 0
+        self._files = 0
+        self._written = 0
+        self._last_flush_ms = 0
+        self._failures = 0
+        self._error = ""
+
+    # ------------------------------------------------------------ what the role calls
+
+    async def assign(self, positions: Mapping[int, Position]) -> None:
+        """Take over partitions; `positions` are those of the opened cursor, which begins where they say."""
+        async with self._turn:
+            await self._ledger.open_cursor(
+                self._plan_cursor, {partition: at.next_offset for partition, at in positions.items()}
+            )
+            self._owned |= frozenset(positions)
+            self._forget()
+        self._changed.set()
+
+    async def revoke(self, partitions: frozenset[int]) -> None:
+        """Give partitions away. When it returns, nothing of them is being written here.
+
+        What was gathered of them is dropped: nothing of it was written, and the next owner gathers it again. An
+        open plan stays in the ledger, for any owner of one of its partitions to finish.
+        """
+        async with self._turn:
+            self._owned -= partitions
+            self._forget()
+        self._changed.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Archive until `stop` is set, then flush what was gathered and return.
+
+        Failures of the store, ledger or stream are retried for ever, with back-off; the position stands still.
+
+        Raises:
+            StreamClosed: the stream was closed before `stop` was set.
+        """
+        try:
+            while not stop.is_set():
+                try:
+                    async with self._turn:
+                        busy = await self.step()
+                    if not busy:
+                        await self._wait(stop)
+                except StreamClosed:
+                    raise
+                except (LakeError, LedgerError, StreamError) as error:
+                    self._failed(error)
+                    await self._first(stop, self._clock.sleep(self._backoff_s()))
+            await self._drain()
+        finally:
+            self.close()
+
+    async def flush_now(self) -> None:
+        """Archive everything that the log holds now, without waiting for size or age.
+
+        Raises:
+            LakeError, LedgerError, StreamError: it could not be done; nothing is lost, `run` or the next
+                call goes on from there.
+        """
+        async with self._turn:
+            bounds = await self._stream.bounds()
+            while True:
+                await self._settle_open()
+                behind = any(self._next[partition] < bounds[partition].next for partition in self._next)
+                if behind and not self._due():
+                    await self._gather()
+                elif self._gathering.events:
+                    await self._flush()
+                elif not behind:
+                    return
+
+    def close(self) -> None:
+        """Let go of temporary files, if it is not `run` to its end. What was not settled is taken up later."""
+        self._forget()
+
+    def status(self) -> ArchiverStatus:
+        """Return what it is doing."""
+        return ArchiverStatus(
+            partitions=tuple(sorted(self._owned)),
+            gathered_events=self._gathering.events,
+            gathered_bytes=self._gathering.bytes,
+            open_plan=self._plan.id if self._plan is not None else "",
+            flushes=self._flushes,
+            files=self._files,
+            written_events=self._written,
+            last_flush_ms=self._last_flush_ms,
+            failures=self._failures,
+            error=self._error,
+        )
+
+    async def step(self) -> bool:
+        """Do what can be done now: finish an open plan, read a gulp, flush if it is due.
+
+        `run` calls it; callers that do so themselves must not run `run` beside it.
+
+        Returns:
+            Whether there may be more to do at once.
+        """
+        await self._settle_open()
+        more = False
+        if not self._due():
+            more = await self._gather()
+        if self._due():
+            await self._flush()
+            more = True
+        self._failures = 0
+        self._error = ""
+        return more
+
+    # ------------------------------------------------------------ where we stand
+
+    def _forget(self) -> None:
+        """What we believe of the ledger may be wrong: ask it before the next step."""
+        self._known = False
+        # Nothing of it was written anywhere, and it may not join on to where the ledger stands.
+        self._gathering = Gathering(self._config, {})
+        self._leave_plan()
+
+    def _leave_plan(self) -> None:
+        if self._made is not None:
+            self._made.close()
+        self._made = None
+        self._plan = None
+        self._put.clear()
+
+    async def _settle_open(self) -> None:
+        """Come to a state in which no plan is open in our partitions."""
+        while not self._known or self._plan is not None:
+            if not self._known:
+                await self._learn()
+            if self._plan is not None:
+                await self._carry_out(self._plan)
+
+    async def _learn(self) -> None:
+        """Ask the ledger where we stand; take up a plan that is open in one of our partitions."""
+        # The plan cursor first: the cursor itself, read later, is never behind the one that was read.
+        plans = await self._ledger.positions(self._plan_cursor)
+        settled = {
+            partition: at.next_offset
+            for partition, at in (await self._ledger.positions(self._cursor)).items()
+        }
+        planned = {partition: at.next_offset for partition, at in plans.items()}
+        notes = {partition: read_note(at.note) for partition, at in plans.items()}
+        if not self._owned <= settled.keys() & planned.keys():
+            raise LedgerError(f"cursor {self._cursor} was forgotten while its archive runs")
+        plan: Plan | None = None
+        for partition in sorted(self._owned):
+            plan = open_plan(partition, settled, planned, notes)
+            if plan is not None:
+                break
+            if settled[partition] != planned[partition]:
+                await self._realign(partition, planned[partition], settled[partition])
+                planned[partition] = settled[partition]
+        if plan is None or self._plan is None or plan.id != self._plan.id:
+            # What was made and put belongs to one plan: with another one, begin afresh.
+            self._leave_plan()
+            if plan is not None:
+                self._take_up(plan)
+        self._planned = {partition: planned[partition] for partition in self._owned}
+        self._sequences = {partition: notes[partition].sequence for partition in self._owned}
+        self._gathering = Gathering(self._config, self._planned)
+        self._next = dict(self._planned)
+        self._known = True
+        await self._hold_retention(settled)
+
+    def _take_up(self, plan: Plan) -> None:
+        self._plan = plan
+        _log.info("archive plan taken up", destination=self._destination, plan=plan.id)
+        if plan.place != self._store.location:
+            _log.error(
+                "archive was moved while a plan was open; files of it may be left in the old place",
+                destination=self._destination,
+                plan=plan.id,
+                old_place=plan.place,
+                place=self._store.location,
+            )
+
+    async def _realign(self, partition: int, planned: int, settled: int) -> None:
+        """Someone moved the cursor (a destination made anew under an old id): planning goes on from there."""
+        _log.warning(
+            "archive position was moved",
+            destination=self._destination,
+            partition=partition,
+            planned=planned,
+            settled=settled,
+        )
+        await self._ledger.settle(
+            [
+                Settlement(
+                    cursor=self._plan_cursor, partition=partition, from_offset=planned, next_offset=settled
+                ),
+                Settlement(
+                    cursor=self._cursor, partition=partition, from_offset=settled, next_offset=settled
+                ),
+            ]
+        )
+
+    async def _hold_retention(self, settled: Mapping[int, int]) -> None:
+        # NotOwner (the partitions are on their way to another worker) is retried until `revoke` says which.
+        await self._stream.commit(
+            self._cursor, {partition: settled[partition] for partition in self._owned if partition in settled}
+        )
+
+    # ------------------------------------------------------------ gathering
+
+    async def _gather(self) -> bool:
+        """Read a gulp of each partition; say whether there was anything."""
+        found = False
+        for partition in sorted(self._owned):
+            try:
+                records = await self._stream.read(
+                    partition, self._next[partition], max_records=_READ_RECORDS, max_bytes=_READ_BYTES
+                )
+            except OffsetGone as gone:
+                await self._skip_gone(gone)
+                return True
+            if records:
+                found = True
+                now = self._clock.monotonic()
+                for record in records:
+                    self._gathering.add(record, self._evaluate(record), now)
+                self._next[partition] = records[-1].offset + 1
+                # Rules are pure computation: let others have the loop between gulps.
+                await asyncio.sleep(0)
+        return found
+
+    def _due(self) -> bool:
+        gathering = self._gathering
+        if gathering.started_at is None:
+            return False
+        return (
+            self._clock.monotonic() - gathering.started_at >= self._config.max_age_s
+            or gathering.events >= self._config.max_events
+            or gathering.bytes >= self._config.max_bytes
+            or gathering.files >= _MAX_FILES
+        )
+
+    async def _skip_gone(self, gone: OffsetGone) -> None:
+        """The hard limit of retention dropped records that were never archived: go on after them, loudly.
+
+        Only the operator's own limit does that; the stream counts the loss. Standing still would lose more.
+        """
+        _log.error(
+            "events were dropped from the stream before they were archived",
+            destination=self._destination,
+            partition=gone.partition,
+            from_offset=self._next[gone.partition],
+            to_offset=gone.earliest,
+        )
+        self._forget()
+        planned = self._planned[gone.partition]
+        if planned < gone.earliest:
+            await self._ledger.settle(
+                [
+                    Settlement(
+                        cursor=cursor,
+                        partition=gone.partition,
+                        from_offset=planned,
+                        next_offset=gone.earliest,
+                    )
+                    for cursor in (self._plan_cursor, self._cursor)
+                ]
+            )
+
+    # ------------------------------------------------------------ plan, write, settle
+
+    async def _flush(self) -> None:
+        sequence = 1 + max(self._sequences.values(), default=0)
+        plan = self._gathering.plan(self._cursor, self._store.location, sequence)
+        notes = notes_of(plan)
+        planning = [
+            Settlement(
+                cursor=self._plan_cursor,
+                partition=item.partition,
+                from_offset=item.from_offset,
+                next_offset=item.to_offset,
+                note=notes[item.partition],
+            )
+            for item in plan.ranges
+        ]
+        # From here on the ledger is what counts, whatever happens to this call.
+        self._forget()
+        try:
+            if plan.written == 0 and not plan.deaths:
+                # Nothing to write: planned and settled in one step.
+                await self._ledger.settle([*planning, *self._settlements(plan, ())])
+                self._settled(plan)
+                return
+            await self._ledger.settle(planning)
+        except Fenced:
+            _log.warning("archive plan was made by another worker", destination=self._destination)
+            return
+        self._plan = plan
+        await self._carry_out(plan)
+
+    async def _carry_out(self, plan: Plan) -> None:
+        """Write a plan's files and settle it; may be repeated after any failure, by anyone."""
+        try:
+            if self._made is None:
+                made = PlannedFiles(plan, self._spool_dir)
+                try:
+                    self._deaths = await self._make(plan, made)
+                    await asyncio.to_thread(made.finish)
+                except BaseException:
+                    made.close()
+                    raise
+                self._made = made
+            await self._put_all(self._made.finish())
+            await self._ledger.settle(self._settlements(plan, self._deaths))
+        except Fenced:
+            _log.info(
+                "archive plan was settled by another worker", destination=self._destination, plan=plan.id
+            )
+            self._forget()
+        except OffsetGone as gone:
+            self._forget()
+            await self._abandon(plan, gone)
+        else:
+            self._settled(plan)
+            self._forget()
+
+    async def _put_all(self, files: Sequence[tuple[str, BinaryIO]]) -> None:
+        waiting = [(name, content) for name, content in files if name not in self._put]
+        for start in range(0, len(waiting), _PUTS_AT_ONCE):
+            results = await asyncio.gather(
+                *(self._put_one(*file) for file in waiting[start : start + _PUTS_AT_ONCE]),
+                return_exceptions=True,
+            )
+            for result in results:
+                if result is not None:
+                    raise result
+
+    async def _put_one(self, name: str, content: BinaryIO) -> None:
+        await self._store.put(name, content)
+        self._put.add(name)
+        self._files += 1
+
+    async def _make(self, plan: Plan, made: PlannedFiles) -> list[DeadLetter]:
+        deaths = {(death.partition, death.offset): death for death in plan.deaths}
+        buried: list[DeadLetter] = []
+        for item in plan.ranges:
+            skipped = BitMap.deserialize(item.skipped)
+            digest = xxhash.xxh3_128()
+            offset = item.from_offset
+            while offset < item.to_offset:
+                records = await self._stream.read(
+                    item.partition,
+                    offset,
+                    max_records=min(_READ_RECORDS, item.to_offset - offset),
+                    max_bytes=_READ_BYTES,
+                )
+                if not records:
+                    raise PlanBroken(
+                        f"partition {item.partition}: the log ends at {offset}, planned to {item.to_offset}"
+                    )
+                offset = records[-1].offset + 1
+                records = [record for record in records if record.offset < item.to_offset]
+                for record in records:
+                    digest.update(record.value)
+                    death = deaths.get((record.partition, record.offset))
+                    if death is not None:
+                        buried.append(self._dead_letter(record, death))
+                await asyncio.to_thread(_add, made, item, skipped, records)
+            if digest.digest() != item.digest:
+                raise PlanBroken(
+                    f"partition {item.partition}, offsets {item.from_offset} to {item.to_offset}: the log gives "
+                    "other records than were planned"
+                )
+        return buried
+
+    def _settlements(self, plan: Plan, deaths: Sequence[DeadLetter]) -> list[Settlement]:
+        return [
+            Settlement(
+                cursor=self._cursor,
+                partition=item.partition,
+                from_offset=item.from_offset,
+                next_offset=item.to_offset,
+                counts=dict(plan.counts) if item.partition == plan.lead else {},
+                bury=deaths if item.partition == plan.lead else (),
+            )
+            for item in plan.ranges
+        ]
+
+    def _settled(self, plan: Plan) -> None:
+        self._flushes += 1
+        self._written += plan.written
+        self._last_flush_ms = self._clock.now_ms()
+        for key, count in plan.counts:
+            metrics.OUTCOMES.labels(key.source_id, self._destination, key.outcome, key.reason).inc(count)
+
+    async def _abandon(self, plan: Plan, gone: OffsetGone) -> None:
+        """The hard limit of retention dropped records of an open plan: it can't be carried out any more."""
+        _log.error(
+            "events of an open archive plan were dropped from the stream; files of it may be missing",
+            destination=self._destination,
+            plan=plan.id,
+            partition=gone.partition,
+            earliest=gone.earliest,
+        )
+        await self._ledger.settle(
+            [
+                Settlement(
+                    cursor=self._cursor,
+                    partition=item.partition,
+                    from_offset=item.from_offset,
+                    next_offset=item.to_offset,
+                )
+                for item in plan.ranges
+            ]
+        )
+
+    def _dead_letter(self, record: Record, death: Death) -> DeadLetter:
+        try:
+            stored = decode_stored(record.value)
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            stored = StoredEvent("", "", "", record.timestamp_ms, b"")
+        return DeadLetter(
+            cursor=self._cursor,
+            destination_id=self._destination,
+            key=record.key.decode("utf-8", "replace"),
+            sequence=record.sequence,
+            partition=record.partition,
+            offset=record.offset,
+            value=record.value,
+            source_id=stored.source_id,
+            message_id=stored.message_id,
+            event_type=stored.type,
+            event_name="",
+            received_at_ms=stored.received_at_ms,
+            died_at_ms=self._clock.now_ms(),
+            reason=death.reason,
+        )
+
+    # ------------------------------------------------------------ waiting
+
+    async def _drain(self) -> None:
+        """Write what was gathered, once; what fails is taken up by the next start."""
+        try:
+            async with self._turn:
+                if self._plan is not None or self._gathering.events:
+                    await self._settle_open()
+                    if self._gathering.events:
+                        await self._flush()
+        except (LakeError, LedgerError, StreamError) as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        self._error = f"{type(error).__name__}: {error}"
+        _log.warning(
+            "archive failed", destination=self._destination, error=self._error, failures=self._failures
+        )
+
+    def _backoff_s(self) -> float:
+        ceiling = min(_BACKOFF_MAX_S, _BACKOFF_BASE_S * 2 ** min(self._failures, 10))
+        return self._chance.uniform(0, ceiling)
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        """Wait until there is something to read, or a flush is due, or someone wants something."""
+        if not self._owned:
+            await self._first(stop, self._clock.sleep(_IDLE_S))
+        elif self._gathering.started_at is None:
+            await self._first(stop, self._stream.wait(dict(self._next), timeout_s=_IDLE_S))
+        else:
+            left_s = self._gathering.started_at + self._config.max_age_s - self._clock.monotonic()
+            await self._first(stop, self._clock.sleep(max(0.0, min(left_s, _LINGER_S))))
+
+    async def _first(self, stop: asyncio.Event, waited_for: Coroutine[Any, Any, object]) -> None:
+        """Wait for `waited_for`, `stop` or a change of partitions, whichever comes first."""
+        waited = asyncio.ensure_future(waited_for)
+        others = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._changed.wait())]
+        try:
+            await asyncio.wait([waited, *others], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            unfinished = [task for task in (waited, *others) if not task.done()]
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+        self._changed.clear()
+        if not waited.cancelled():
+            waited.result()
+
+
+def _add(made: PlannedFiles, item: Range, skipped: BitMap, records: Iterable[Record]) -> None:
+    made.add(
+        (decode_stored(record.value), record.partition, record.offset, record.sequence)
+        for record in records
+        if record.offset - item.from_offset not in skipped
+    )

@@ -1,0 +1,251 @@
+"""Why the archive holds each event exactly once: the plan, and the proof.
+
+The parts
+---------
+* The **log** gives the same records for the same offsets, always.
+* The **cursor** `X` is the destination's position per partition in the ledger: below it, everything is in
+  files (or filtered, and counted).
+* The **plan cursor** `plan:X` is a second position per partition: below it, everything has been planned. Its
+  note holds the last plan. `settle` moves positions by compare-and-set, several in one transaction.
+* A **plan** is all that decides the bytes of a set of files: for each partition a range of offsets, which
+  records of it are left out, the formats, the compression, the folder; and a digest of the records.
+
+The steps
+---------
+1. Gather: read records, let the rules decide each. Nothing is written anywhere.
+2. Plan: one transaction moves `plan:X` from a to b in every partition of the plan and stores the plan. Only
+   possible where `X` = `plan:X`, that is, where no earlier plan is open.
+3. Write: read the ranges again, make the files, put them. `put` is atomic, durable, and replaces.
+4. Settle: one transaction moves `X` from a to b in every partition of the plan, with the counts.
+
+The proof
+---------
+*A plan's files are a function of the plan.* Names contain the plan's id; contents are the planned records in
+order of partition and offset, encoded by the plan's own settings. Rules, settings and clocks are not asked
+again: their decisions are in the plan. So step 3 may run any number of times, by anyone, in any mixture of
+old and new runs: the result is the same set of files. That makes fenced workers harmless: one that was
+declared dead and writes on puts the same bytes under the same names.
+
+*Plans of one partition never overlap and leave no gap.* They are links of one chain: each moves `plan:X` from
+where the last one ended, by compare-and-set; of two workers that plan from the same place, one is `Fenced` and
+has written nothing.
+
+*Every crash leads back to the chain.* Before 2: nothing happened. Between 2 and 4: `X` < `plan:X`, and the
+note of `plan:X` holds the plan for just that range; whoever owns any partition of it carries it out as a
+whole (3), then settles it (4); of two that do so, one is `Fenced`, and the plan is settled. After 4: done.
+
+So the files below `X` are exactly those of the settled plans, and each planned record lies in exactly one
+line of them per format. What is above `X` may show files of the open plan: they are whole files, and will
+not change. Events of one user are of one partition, so they are in order of offset within each file, and the
+sequence in the file names gives the order of the files.
+
+What a change of settings in between does: an open plan is finished as it was planned (formats, folder), so no
+file has to be deleted. Only a change of the *place* (bucket, root folder) cannot be bridged: the plan is
+carried out in the new place, and files of it that had reached the old one stay there; the log says which.
+If the software was upgraded in between, files may differ in compression but hold the same lines.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+import xxhash
+from pyroaring import BitMap
+
+from mainstem.destinations.archive import Config, Format
+from mainstem.lake.layout import FileKey
+from mainstem.ledger.base import CountKey
+from mainstem.stream.base import Record
+
+# The words of the books (pipeline.outcome), which this layer can't import.
+DELIVERED: Final = "delivered"
+REJECTED: Final = "rejected"
+DEAD: Final = "dead"
+
+Evaluate = Callable[[Record], CountKey]
+"""Decide one record by the destination's rules. Outcome `delivered` is written; `rejected` is written to the
+rejected area if the settings say so; `filtered` is only counted; `dead` becomes a dead letter."""
+
+
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """What a plan covers in one partition."""
+
+    partition: int
+    from_offset: int
+    to_offset: int
+    """Exclusive."""
+    skipped: bytes
+    """Roaring bitmap of the records that are not written, counted from `from_offset`."""
+    digest: bytes
+    """XXH3-128 over the records' values: a log that gives other bytes is noticed."""
+
+
+class Death(msgspec.Struct, frozen=True, array_like=True):
+    """A record that becomes a dead letter when the plan is settled."""
+
+    partition: int
+    offset: int
+    reason: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """See the module's text."""
+
+    id: str
+    sequence: int
+    """One more than the highest of the partitions' last plans: orders the files of a partition."""
+    place: str
+    prefix: str
+    formats: tuple[Format, ...]
+    compression_level: int
+    ranges: tuple[Range, ...]
+    counts: tuple[tuple[CountKey, int], ...]
+    written: int
+    """How many records the plan writes."""
+    deaths: tuple[Death, ...] = ()
+
+    @property
+    def lead(self) -> int:
+        """The partition whose note holds the plan; the others' notes point at it."""
+        return self.ranges[0].partition
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The note of a partition of the plan cursor."""
+
+    sequence: int = 0
+    plan_id: str = ""
+    lead: int = -1
+    plan: Plan | None = None
+    """Only in the lead's note."""
+
+
+_encode_note: Final = msgspec.msgpack.Encoder().encode
+_decode_note: Final = msgspec.msgpack.Decoder(Note).decode
+
+
+def read_note(note: bytes) -> Note:
+    """Return the note of a position, an empty one if it has none."""
+    return _decode_note(note) if note else Note()
+
+
+def notes_of(plan: Plan) -> Mapping[int, bytes]:
+    """Return the notes that store a plan, by partition."""
+    pointer = _encode_note(Note(sequence=plan.sequence, plan_id=plan.id, lead=plan.lead))
+    full = _encode_note(Note(sequence=plan.sequence, plan_id=plan.id, lead=plan.lead, plan=plan))
+    return {item.partition: full if item.partition == plan.lead else pointer for item in plan.ranges}
+
+
+class _Gathered:
+    """The part of one partition."""
+
+    def __init__(self, from_offset: int) -> None:
+        self.from_offset = from_offset
+        self.to_offset = from_offset
+        self.skipped = BitMap()
+        self.digest = xxhash.xxh3_128()
+        self.counts: Counter[CountKey] = Counter()
+        self.files: set[FileKey] = set()
+        self.deaths: list[Death] = []
+        self.events = 0
+        self.written = 0
+        self.bytes = 0
+
+
+class Gathering:
+    """What has been read and decided since the last plan: offsets, decisions and sums, no events."""
+
+    def __init__(self, config: Config, starts: Mapping[int, int]) -> None:
+        self._config = config
+        self._starts = starts
+        self._parts: dict[int, _Gathered] = {}
+        self.started_at: float | None = None
+        """When the first record came, on the monotonic clock."""
+
+    def add(self, record: Record, verdict: CountKey, at: float) -> None:
+        """Take the next record of a partition with the rules' decision."""
+        part = self._parts.get(record.partition)
+        if part is None:
+            part = self._parts[record.partition] = _Gathered(self._starts[record.partition])
+        if self.started_at is None:
+            self.started_at = at
+        rejected = verdict.outcome == REJECTED
+        if verdict.outcome == DELIVERED or (rejected and self._config.include_rejected):
+            part.files.add(FileKey(verdict.source_id, verdict.hour, rejected))
+            part.written += 1
+        else:
+            part.skipped.add(record.offset - part.from_offset)
+            if verdict.outcome == DEAD:
+                part.deaths.append(Death(record.partition, record.offset, verdict.reason))
+        part.to_offset = record.offset + 1
+        part.digest.update(record.value)
+        part.counts[verdict] += 1
+        part.events += 1
+        part.bytes += len(record.value)
+
+    @property
+    def events(self) -> int:
+        return sum(part.events for part in self._parts.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self._parts.values())
+
+    @property
+    def files(self) -> int:
+        """How many files (of one format) it would become."""
+        return len(set().union(*(part.files for part in self._parts.values())))
+
+    def plan(self, cursor: str, place: str, sequence: int) -> Plan:
+        """Return the plan of what was gathered (something was)."""
+        ranges = tuple(
+            Range(partition, part.from_offset, part.to_offset, part.skipped.serialize(), part.digest.digest())
+            for partition, part in sorted(self._parts.items())
+        )
+        # The digests are in the id: if log and ledger are lost and start again at offset 0, the new plans have
+        # other names than the old ones, and nothing that was archived before is written over.
+        identity = xxhash.xxh3_128(msgspec.msgpack.encode((cursor, sequence, ranges))).hexdigest()[:16]
+        counts: Counter[CountKey] = Counter()
+        for part in self._parts.values():
+            counts.update(part.counts)
+        return Plan(
+            id=identity,
+            sequence=sequence,
+            place=place,
+            prefix=self._config.prefix,
+            formats=self._config.formats,
+            compression_level=self._config.compression_level,
+            ranges=ranges,
+            counts=tuple(counts.items()),
+            written=sum(part.written for part in self._parts.values()),
+            deaths=tuple(death for part in self._parts.values() for death in part.deaths),
+        )
+
+
+def open_plan(
+    partition: int, settled: Mapping[int, int], planned: Mapping[int, int], notes: Mapping[int, Note]
+) -> Plan | None:
+    """Return the plan that is open in a partition, None if there is none.
+
+    Args:
+        settled: the next offset of `X` per partition.
+        planned: the next offset of `plan:X` per partition.
+        notes: the notes of `plan:X`.
+    """
+    if settled[partition] >= planned[partition]:
+        return None
+    note = notes[partition]
+    lead = notes.get(note.lead)
+    plan = lead.plan if lead is not None else None
+    if plan is None or plan.id != note.plan_id or not fits(plan.ranges, settled, planned):
+        return None
+    return plan
+
+
+def fits(ranges: Sequence[Range], settled: Mapping[int, int], planned: Mapping[int, int]) -> bool:
+    """Whether a plan's ranges are just what lies between the two cursors."""
+    return all(
+        settled.get(item.partition) == item.from_offset and planned.get(item.partition) == item.to_offset
+        for item in ranges
+    )

@@ -1,0 +1,152 @@
+"""Reading the archive back: for replay, for people.
+
+store -> **reader** -> replay. Events come by hour of receivedAt, within it by file sequence, within a file by
+partition and offset: so those of one partition, and with them those of one user, come in the order of the
+log. The reader looks at one day at a time; files that appear meanwhile are seen if their day is still to come.
+"""
+
+import asyncio
+import gzip
+import io
+import zlib
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from mainstem.lake.errors import ArchiveDamaged
+from mainstem.lake.layout import (
+    HOUR_MS,
+    FileName,
+    area,
+    date_folder,
+    date_of,
+    day_of_ms,
+    parse_name,
+    source_folder,
+    source_of,
+)
+from mainstem.lake.line import ArchivedEvent, decode_line
+from mainstem.lake.store import Store
+
+_LINES: Final = 500
+_FOREVER_MS: Final = 253_402_300_800_000
+"""The end of the year 9999."""
+
+
+class ArchiveReader:
+    """Reads one archive."""
+
+    def __init__(self, store: Store, prefix: str = "") -> None:
+        self._store = store
+        self._prefix = prefix
+
+    async def sources(self, *, rejected: bool = False) -> Sequence[str]:
+        """Return the ids of the sources that have events."""
+        folders = await self._store.folders(area(self._prefix, rejected=rejected))
+        return sorted(source for folder in folders if (source := source_of(folder)) is not None)
+
+    async def files(
+        self,
+        *,
+        from_ms: int = 0,
+        to_ms: int = _FOREVER_MS,
+        sources: Collection[str] = (),
+        rejected: bool = False,
+    ) -> AsyncIterator[FileName]:
+        """Yield the files with events of `[from_ms, to_ms)` by receivedAt, in order, each event in one of them.
+
+        Args:
+            sources: only these; empty = all.
+            rejected: the events that the gateway rejected, instead of the accepted ones.
+        """
+        if from_ms >= to_ms:
+            return
+        root = area(self._prefix, rejected=rejected)
+        wanted = [
+            f"{root}/{source_folder(source)}".lstrip("/")
+            for source in await self.sources(rejected=rejected)
+            if not sources or source in sources
+        ]
+        days = {
+            day
+            for folder in wanted
+            for name in await self._store.folders(folder)
+            if (day := date_of(name)) is not None
+        }
+        first, last = day_of_ms(from_ms), day_of_ms(to_ms - 1)
+        for day in sorted(day for day in days if first <= day <= last):
+            found = {}
+            for folder in wanted:
+                async for stored in self._store.list(f"{folder}/{date_folder(day)}"):
+                    name = parse_name(stored.name)
+                    if (
+                        name is None
+                        or not from_ms < (name.hour + 1) * HOUR_MS
+                        or name.hour * HOUR_MS >= to_ms
+                    ):
+                        continue
+                    # Of two formats of the same events, JSON lines: they read faster.
+                    if name.stem not in found or name.format == "jsonl":
+                        found[name.stem] = name
+            for name in sorted(found.values(), key=lambda item: (item.hour, item.sequence, item.name)):
+                yield name
+
+    async def events(
+        self,
+        *,
+        from_ms: int = 0,
+        to_ms: int = _FOREVER_MS,
+        sources: Collection[str] = (),
+        rejected: bool = False,
+    ) -> AsyncIterator[ArchivedEvent]:
+        """Yield the events of `[from_ms, to_ms)` by receivedAt, in order.
+
+        Raises:
+            ArchiveDamaged: a file is not what was written; what came before it was right.
+            StoreUnavailable: the store failed.
+        """
+        async for name in self.files(from_ms=from_ms, to_ms=to_ms, sources=sources, rejected=rejected):
+            async for event in self.read(name):
+                if from_ms <= event.event.received_at_ms < to_ms:
+                    yield event
+
+    async def read(self, name: FileName) -> AsyncIterator[ArchivedEvent]:
+        """Yield the events of one file.
+
+        Raises:
+            ArchiveDamaged: the file is not what was written.
+        """
+        content = await self._store.get(name.name)
+        events = _lines(name.name, content) if name.format == "jsonl" else _rows(name.name, content)
+        while batch := await asyncio.to_thread(_take, events):
+            for event in batch:
+                yield event
+
+
+def _take(events: Iterator[ArchivedEvent]) -> list[ArchivedEvent]:
+    return list(islice(events, _LINES))
+
+
+def _lines(name: str, content: bytes) -> Iterator[ArchivedEvent]:
+    number = 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as lines:
+            for line in lines:
+                number += 1
+                yield decode_line(line)
+    except (OSError, EOFError, zlib.error, ValueError, msgspec.DecodeError) as error:
+        raise ArchiveDamaged(name, f"at line {number}: {error}") from error
+    if number == 0:
+        raise ArchiveDamaged(name, "it is empty")
+
+
+def _rows(name: str, content: bytes) -> Iterator[ArchivedEvent]:
+    # pyarrow costs 0.3 s and 60 MB: only for those who archive to Parquet alone.
+    from mainstem.lake.columns import read_columns
+
+    try:
+        yield from read_columns(content)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArchiveDamaged(name, str(error)) from error

@@ -1,0 +1,193 @@
+"""What the archive tests share: a log of known events, rules, and the question "exactly once?"."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mainstem.clock import Clock, FixedClock
+from mainstem.destinations.archive import Config
+from mainstem.events.ordering import ordering_key
+from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
+from mainstem.lake.archiver import Archiver
+from mainstem.lake.line import ArchivedEvent
+from mainstem.lake.plan import Evaluate
+from mainstem.lake.reader import ArchiveReader
+from mainstem.lake.store import LocalStore, Store
+from mainstem.ledger.base import CountKey, Ledger
+from mainstem.ledger.memory import MemoryLedger
+from mainstem.stream.base import NewRecord, Record, Stream
+from mainstem.stream.memory import MemoryStream
+
+START_MS = 1_795_416_000_000  # 2026-11-23T06:40:00Z
+PARTITIONS = 4
+CURSOR = "archive"
+
+
+def event(
+    number: int, *, users: int = 7, source: str = "", at_ms: int | None = None, **more: Any
+) -> StoredEvent:
+    """The event of this number: always the same one. Every 10th was rejected by the gateway."""
+    source = source or ("web", "app/1")[number % 2]
+    user = f"user-{number % users}"
+    body = {
+        "type": "track",
+        "event": "Order Completed",
+        "userId": user,
+        "messageId": f"m{number}",
+        "big": 12345678901234567890123,
+        "n": number,
+    }
+    rejected = number % 10 == 9
+    return StoredEvent(
+        source_id=source,
+        message_id=f"m{number}",
+        type="track",
+        # Ten minutes apart per event: a few events make several hours.
+        received_at_ms=START_MS + number * 600_000 if at_ms is None else at_ms,
+        raw=json.dumps(body).encode(),
+        request_ip="10.1.2.3",
+        kind="rejected" if rejected else "event",
+        reason="userId: too long" if rejected else "",
+        **more,
+    )
+
+
+async def append(stream: Stream, events: Iterable[StoredEvent]) -> None:
+    """Append events as the gateway does."""
+    producer = await stream.producer()
+    records = []
+    for item in events:
+        user = re.search(rb'"userId": "([^"]+)"', item.raw)
+        key = ordering_key(item.source_id, user[1].decode() if user else "", "").encode()
+        records.append(NewRecord(key=key, value=encode_stored(item), timestamp_ms=item.received_at_ms))
+    await producer.append(records)
+    await producer.close()
+
+
+def keep_all(record: Record) -> CountKey:
+    """No rules: rejected stays rejected, the rest is delivered."""
+    stored = decode_stored(record.value)
+    outcome = "rejected" if stored.kind == "rejected" else "delivered"
+    return CountKey(stored.source_id, stored.received_at_ms // 3_600_000, outcome, stored.reason)
+
+
+def with_rules(record: Record) -> CountKey:
+    """Every 7th is filtered, m13 is dead."""
+    verdict = keep_all(record)
+    number = int(decode_stored(record.value).message_id[1:])
+    if verdict.outcome != "delivered":
+        return verdict
+    if number == 13:
+        return CountKey(verdict.source_id, verdict.hour, "dead", "no mapping")
+    if number % 7 == 0:
+        return CountKey(verdict.source_id, verdict.hour, "filtered", "filter:sevenths")
+    return verdict
+
+
+async def all_records(stream: Stream) -> Sequence[Record]:
+    records: list[Record] = []
+    for partition, held in (await stream.bounds()).items():
+        offset = held.earliest
+        while offset < held.next:
+            some = await stream.read(partition, offset, max_records=1000, max_bytes=1 << 30)
+            records.extend(some)
+            offset = some[-1].offset + 1
+    return records
+
+
+class Rig:
+    """A log, a ledger, a store; archivers come and go."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ledger: Ledger | None = None,
+        stream: Stream | None = None,
+        clock: Clock | None = None,
+        config: Config | None = None,
+        evaluate: Evaluate = keep_all,
+    ) -> None:
+        self.store = store
+        self.clock = clock or FixedClock(START_MS)
+        self.stream: Stream = stream or MemoryStream(partitions=PARTITIONS)
+        self.ledger: Ledger = ledger or MemoryLedger()
+        self.config = config or Config()
+        self.evaluate = evaluate
+
+    def archiver(self, **changed: Any) -> Archiver:
+        parts: dict[str, Any] = {
+            "cursor": CURSOR,
+            "destination": CURSOR,
+            "config": self.config,
+            "store": self.store,
+            "stream": self.stream,
+            "ledger": self.ledger,
+            "clock": self.clock,
+            "evaluate": self.evaluate,
+            **changed,
+        }
+        return Archiver(**parts)
+
+    async def assigned(self, partitions: Iterable[int] = range(PARTITIONS), **changed: Any) -> Archiver:
+        """An archiver that owns partitions, as the role starts one."""
+        archiver = self.archiver(**changed)
+        wanted = tuple(partitions)
+        ledger = changed.get("ledger", self.ledger)
+        positions = await ledger.open_cursor(CURSOR, dict.fromkeys(wanted, 0))
+        await archiver.assign({partition: positions[partition] for partition in wanted})
+        return archiver
+
+    async def assert_exactly_once(
+        self, *, prefixes: Sequence[str] = ("",), evaluate: Evaluate | None = None, settled: bool = True
+    ) -> None:
+        """The files hold each planned event once, as it was, in order; the books say the same."""
+        evaluate = evaluate or self.evaluate
+        for rejected in (False, True):
+            found: list[ArchivedEvent] = []
+            for prefix in prefixes:
+                reader = ArchiveReader(self.store, prefix)
+                found += [item async for item in reader.events(rejected=rejected)]
+            expected = {
+                (record.partition, record.offset): decode_stored(record.value)
+                for record in await all_records(self.stream)
+                if evaluate(record).outcome == ("rejected" if rejected else "delivered")
+            }
+            places = [(item.partition, item.offset) for item in found]
+            assert Counter(places) == Counter(expected.keys())
+            for item in found:
+                assert item.event == expected[item.partition, item.offset]
+            if len(prefixes) == 1:
+                assert_order(found)
+        if settled:
+            ends = {partition: held.next for partition, held in (await self.stream.bounds()).items()}
+            positions = await self.ledger.positions(CURSOR)
+            assert {partition: at.next_offset for partition, at in positions.items()} == ends
+            books: Mapping[CountKey, int] = Counter(
+                evaluate(record) for record in await all_records(self.stream)
+            )
+            assert dict(await self.ledger.counts(CURSOR)) == dict(books)
+
+
+def assert_order(found: Sequence[ArchivedEvent]) -> None:
+    """Events of a source and partition, and so those of each user, come in the order of the log."""
+    last: dict[tuple[str, int], int] = {}
+    for item in found:
+        place = (item.event.source_id, item.partition)
+        assert item.offset > last.get(place, -1)
+        last[place] = item.offset
+
+
+async def names(store: Store) -> list[str]:
+    return sorted([found.name async for found in store.list("")])
+
+
+async def contents(store: Store) -> dict[str, bytes]:
+    return {name: await store.get(name) for name in await names(store)}
+
+
+def local(path: Path) -> LocalStore:
+    return LocalStore(path / "archive")
