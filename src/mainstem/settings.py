@@ -9,9 +9,9 @@ silently the default. `docs/reference/settings.md` is generated from here.
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -71,22 +71,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ()
 
     # ---- gateway bounds
-    gateway_max_request_bytes: Annotated[int, _d("Largest request body, decoded.")] = 8 * 1024 * 1024
+    gateway_max_request_bytes: Annotated[
+        int, _d("Largest request body, on the wire and decoded. SDKs send up to 4 MiB.")
+    ] = 8 * 1024 * 1024
     gateway_max_event_bytes: Annotated[int, _d("Largest event; larger ones are rejected one by one.")] = (
         512 * 1024
     )
     gateway_warn_event_bytes: Annotated[
         int, _d("Events above this are counted as oversize, but accepted.")
     ] = 32 * 1024
+    gateway_max_batch_events: Annotated[int, _d("Most events in one request.")] = 10_000
+    gateway_max_depth: Annotated[int, _d("How deep the JSON of an event may be nested.")] = 64
     gateway_header_timeout_s: Annotated[float, _d("Time for a request's headers to arrive.")] = 10.0
-    gateway_body_timeout_s: Annotated[float, _d("Time for a request's body to arrive.")] = 30.0
+    gateway_body_timeout_s: Annotated[float, _d("Time for a request's body to arrive.")] = 60.0
     gateway_idle_timeout_s: Annotated[float, _d("How long an idle connection is kept.")] = 75.0
+    gateway_max_header_bytes: Annotated[int, _d("Largest head of a request.")] = 32 * 1024
     gateway_max_connections: Annotated[
         int, _d("Open connections per gateway process; more are answered 503.")
     ] = 10_000
+    gateway_max_buffered_bytes: Annotated[
+        int, _d("Bytes of requests still coming in, over all connections; more is answered 503.")
+    ] = 256 * 1024 * 1024
     gateway_max_backlog_bytes: Annotated[
         int, _d("Bytes waiting to be durable, above which requests are answered 503.")
-    ] = 64 * 1024 * 1024
+    ] = 128 * 1024 * 1024
+    gateway_max_events_per_s: Annotated[
+        float,
+        _d("Events a second that one source may send to one gateway process; more is answered 429. 0 = any."),
+    ] = 0.0
 
     # ---- stream
     stream_segment_bytes: Annotated[int, _d("A segment is closed at this size.")] = 256 * 1024 * 1024
@@ -104,6 +116,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "Loses events, loudly. 0 = never."
         ),
     ] = 0
+    stream_min_free_bytes: Annotated[
+        int, _d("While the disk has less, events are answered 503, so that what was accepted can be delivered.")
+    ] = 64 * 1024 * 1024
     dedup_window_s: Annotated[float, _d("A messageId seen again within this time is a duplicate.")] = 86_400.0
     dedup_max_ids: Annotated[
         int, _d("At most this many messageIds are remembered (about 10 bytes each).")
@@ -113,14 +128,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allow_private_destinations: Annotated[
         bool, _d("Let destinations be on loopback, private and link-local addresses.")
     ] = False
+    allowed_destination_networks: Annotated[
+        tuple[str, ...],
+        _d(
+            "Networks (CIDR) that destinations may be in although they are private or special, one by one. "
+            "In the environment: comma-separated."
+        ),
+    ] = ()
     drain_timeout_s: Annotated[float, _d("Time to finish what is in flight when stopping.")] = 20.0
     max_lag_events: Annotated[
         int, _d("`/ready` still answers 200 when a destination lags; above this it is named in `/health`.")
     ] = 1_000_000
 
     # ---- telemetry
-    log_level: Annotated[str, _d("debug, info, warning or error.")] = "info"
-    log_format: Annotated[str, _d("auto (text on a terminal, else JSON), json or text.")] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _d("debug, info, warning or error.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "text"], _d("auto (text on a terminal, else JSON), json or text.")
+    ] = "auto"
 
     @property
     def data_path(self) -> Path:
@@ -146,6 +172,7 @@ def load_settings(
     *,
     environ: Mapping[str, str] | None = None,
     settings_file: str | None = None,
+    pairs: Iterable[str] = (),
 ) -> Settings:
     """Return the settings of this process.
 
@@ -153,6 +180,7 @@ def load_settings(
         overrides: from the command line; None values are ignored.
         environ: instead of the process's environment.
         settings_file: from the command line.
+        pairs: `key=value` texts from the command line, for settings without an option of their own.
 
     Raises:
         SettingsError: unknown key, wrong type, out of range, unreadable file.
@@ -170,6 +198,11 @@ def load_settings(
             if key not in KEYS:
                 raise SettingsError(f"environment {name}: no such setting{_hint(key)}")
             values[key] = _from_text(key, text, f"environment {name}")
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or key not in KEYS:
+            raise SettingsError(f"--set {pair}: write it as KEY=VALUE{_hint(key)}")
+        values[key] = _from_text(key, text, f"--set {key}")
     values.update({key: value for key, value in (overrides or {}).items() if value is not None})
     try:
         return msgspec.convert(values, Settings, dec_hook=_to_secret)
@@ -228,7 +261,7 @@ def _hint(key: str) -> str:
 
 def _from_text(key: str, text: str, origin: str) -> Any:
     kind = field_type(key)
-    if kind in (str, Secret):
+    if kind in (str, Secret) or get_origin(kind) is Literal:
         return text
     if kind is bool:
         lowered = text.strip().lower()

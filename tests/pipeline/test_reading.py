@@ -5,16 +5,15 @@ import random
 import pytest
 
 from mainstem.clock import FixedClock
-from mainstem.events.canonical import Event, canonical_event
-from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
-from mainstem.pipeline.reading import Decoded, MergedReader, SharedReader
-from mainstem.stream.base import NewRecord, OffsetGone
+from mainstem.events.canonical import Event
+from mainstem.events.stored import StoredEvent, encode_stored
+from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.reading import Decoded, MergedReader, SharedReader, decode_with
+from mainstem.stream.base import NewRecord, OffsetGone, Record
 from mainstem.stream.memory import MemoryStream
 
 
-def _decode(partition: int, offset: int, sequence: int, value: bytes) -> tuple[StoredEvent, Event]:
-    stored = decode_stored(value)
-    return stored, canonical_event(stored, partition=partition, offset=offset, sequence=sequence)
+_decode = decode_with(Decoder(()))
 
 
 def _record(number: int, user: str) -> NewRecord:
@@ -77,10 +76,10 @@ async def test_cursors_at_the_same_place_share_one_read_and_one_decode() -> None
     stream = await _filled(100, partitions=1)
     decodes = 0
 
-    def counting(partition: int, offset: int, sequence: int, value: bytes) -> tuple[StoredEvent, Event]:
+    def counting(record: Record) -> tuple[StoredEvent, Event]:
         nonlocal decodes
         decodes += 1
-        return _decode(partition, offset, sequence, value)
+        return _decode(record)
 
     shared = SharedReader(stream, counting)
     for _ in range(5):

@@ -16,6 +16,7 @@ import msgspec
 
 from mainstem.events.canonical import Event
 from mainstem.events.stored import StoredEvent
+from mainstem.pipeline.decode import Decoder
 from mainstem.stream.base import OffsetGone, Record, Stream
 
 _READ_RECORDS: Final = 256
@@ -30,8 +31,24 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     event: Event
 
 
-DecodeRecord = Callable[[int, int, int, bytes], tuple[StoredEvent, Event]]
-"""(partition, offset, sequence, value) -> stored and canonical event. Never raises for bad bytes."""
+DecodeRecord = Callable[[Record], tuple[StoredEvent, Event]]
+"""Never raises for bad bytes."""
+
+
+def decode_with(decoder: Decoder) -> DecodeRecord:
+    """Return a decoder of records."""
+
+    def decode(record: Record) -> tuple[StoredEvent, Event]:
+        return decoder.decode(
+            record.partition,
+            record.offset,
+            record.sequence,
+            record.value,
+            key=record.key,
+            timestamp_ms=record.timestamp_ms,
+        )
+
+    return decode
 
 
 class SharedReader:
@@ -54,6 +71,12 @@ class SharedReader:
         self._locks: dict[int, asyncio.Lock] = {}
         self.reads = 0
         """Reads of the stream so far (not served from what was decoded before)."""
+
+    def replace_decode(self, decode: DecodeRecord) -> None:
+        """Decode otherwise from now on (another snapshot's enrichment); what was kept is decoded again."""
+        self._decode = decode
+        self._cached.clear()
+        self._cached_bytes = 0
 
     async def read(self, partition: int, offset: int, *, max_records: int) -> Sequence[Decoded]:
         """Return decoded records from `offset` on; empty at the end.
@@ -78,7 +101,7 @@ class SharedReader:
             return decoded[:max_records]
 
     def _decoded(self, record: Record) -> Decoded:
-        stored, event = self._decode(record.partition, record.offset, record.sequence, record.value)
+        stored, event = self._decode(record)
         return Decoded(record=record, stored=stored, event=event)
 
     def _from_cache(self, partition: int, offset: int, max_records: int) -> list[Decoded]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mainstem.ledger.base import Ledger
+from mainstem.ledger.base import Ledger, Position
 from mainstem.pipeline.outcome import DEAD, DELIVERED, FILTERED, REJECTED
 from mainstem.stream.base import Stream
 
@@ -67,17 +67,30 @@ class Account(msgspec.Struct, kw_only=True):
         return self.received == self.delivered + self.filtered + self.rejected + self.dead + self.pending
 
 
+def is_flow(cursor: str) -> bool:
+    """Whether a cursor of the ledger is a destination's or a replay's flow (and not an archive's plan)."""
+    return not cursor.startswith("plan:")
+
+
+async def read_all_books(stream: Stream, ledger: Ledger, cursor: str = "") -> list[Account]:
+    """Return the books of one cursor, or of all flows."""
+    cursors = [cursor] if cursor else [name for name in sorted(await ledger.cursors()) if is_flow(name)]
+    return [await read_books(stream, ledger, name) for name in cursors]
+
+
 async def read_books(stream: Stream, ledger: Ledger, cursor: str) -> Account:
     """Return the books of one cursor."""
     bounds = await stream.bounds()
     tallies = await stream.tallies()
+    before = await _standing(ledger, cursor)
     while True:
         # The position and the counts are separate reads: take them again if the cursor moved in between.
-        positions = await ledger.positions(cursor)
         counts = await ledger.counts(cursor)
-        parked = sum((await ledger.parked_keys(cursor)).values())
-        if await ledger.positions(cursor) == positions:
+        after = await _standing(ledger, cursor)
+        if after == before:
             break
+        before = after
+    positions, parked = after
     totals: dict[str, int] = defaultdict(int)
     lines: dict[tuple[str, int], Line] = {}
     for key, count in counts.items():
@@ -106,6 +119,10 @@ async def read_books(stream: Stream, ledger: Ledger, cursor: str) -> Account:
         unsettled=unsettled,
         lines=[lines[place] for place in sorted(lines)],
     )
+
+
+async def _standing(ledger: Ledger, cursor: str) -> tuple[Mapping[int, Position], int]:
+    return await ledger.positions(cursor), sum((await ledger.parked_keys(cursor)).values())
 
 
 def _received_by_source(tallies: Mapping[tuple[str, int], int]) -> Mapping[tuple[str, int], int]:

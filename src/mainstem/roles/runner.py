@@ -6,13 +6,17 @@ running replay; each has its own cursor, window and lanes, so none of them can h
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from mainstem.clock import Clock
-from mainstem.delivery.sender import Item, Sender
+from mainstem.delivery.item import Item
+from mainstem.delivery.sender import Sender
+from mainstem.destinations.base import Refusal, Skip
 from mainstem.events.canonical import Event
-from mainstem.ledger.base import CountKey, Ledger, Position
-from mainstem.pipeline.outcome import FILTERED, REJECTED, Dead, Filtered, Outcome, Refused, Send
-from mainstem.pipeline.reading import Decoded, MergedReader, SharedReader
+from mainstem.ledger.base import HOUR_MS, CountKey, Ledger, Parked, Position, Settlement
+from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.outcome import DEAD, FILTERED, REJECTED, Dead, Filtered, Outcome, Refused, Send
+from mainstem.pipeline.reading import MergedReader, SharedReader
 from mainstem.stream.base import OffsetGone, Stream
 from mainstem.telemetry.log import logger
 
@@ -20,19 +24,81 @@ _log = logger(__name__)
 
 Evaluate = Callable[[Event], Outcome]
 
-_IDLE_WAIT_S = 1.0
-_READ_RECORDS = 200
-_GONE_RETRY_S = 30.0
+_IDLE_WAIT_S: Final = 0.5
+_READ_RECORDS: Final = 200
+
+GONE: Final = "dropped by retention"
+"""The reason in the books of records that the hard limit of retention dropped before they were delivered."""
+
+
+class Rules:
+    """What a flow judges events by: replaced as a whole when the workspace changes."""
+
+    __slots__ = ("decoder", "evaluate")
+
+    def __init__(self, evaluate: Evaluate, decoder: Decoder) -> None:
+        self.evaluate = evaluate
+        self.decoder = decoder
+
+    def prepare(self, parked: Parked) -> Item | Skip | Refusal:
+        """Turn a parked event back into an item, by the rules that hold now."""
+        _, event = self.decoder.decode(parked.partition, parked.offset, parked.sequence, parked.value)
+        outcome = self.evaluate(event)
+        match outcome:
+            case Send():
+                return make_item(event, outcome, parked.value)
+            case Filtered(rule=rule):
+                return Skip(rule)
+            case Refused(reason=reason) | Dead(reason=reason):
+                return Refusal(reason)
+
+
+def make_item(event: Event, outcome: Send, value: bytes) -> Item:
+    """Return an event on its way; its place in the log is the event's."""
+    sent = outcome.event
+    return Item(
+        partition=event.partition,
+        offset=event.offset,
+        sequence=event.sequence,
+        key=event.key,
+        login_key=event.login_key,
+        event=sent,
+        value=value,
+        payloads=outcome.payloads,
+    )
+
+
+def offer(sender: Sender, evaluate: Evaluate, event: Event, value: bytes) -> None:
+    """Give one event to a sender, with what the rules say about it."""
+    outcome = evaluate(event)
+    match outcome:
+        case Send():
+            sender.offer(make_item(event, outcome, value))
+        case Filtered(rule=rule):
+            sender.skip(event.partition, event.offset, _count(event, FILTERED, rule))
+        case Refused(reason=reason):
+            sender.skip(event.partition, event.offset, _count(event, REJECTED, reason_class(reason)))
+        case Dead(reason=reason):
+            sender.bury(make_item(event, Send(event=event), value), reason)
+
+
+def reason_class(reason: str) -> str:
+    """Return the part of a reason that the books count by: `event_too_large: the event has 9 bytes …`."""
+    return reason.partition(":")[0]
+
+
+def _count(event: Event, outcome: str, reason: str) -> CountKey:
+    return CountKey(event.source_id, event.received_at_ms // HOUR_MS, outcome, reason)
 
 
 class Runner:
-    """Moves one cursor. Create, `start`, then `assign` partitions as they come; `drain` at the end."""
+    """Moves one cursor. Create, then `assign` partitions as they come; `drain` at the end."""
 
     def __init__(
         self,
         *,
         cursor: str,
-        evaluate: Evaluate,
+        rules: Rules,
         sender: Sender,
         reader: SharedReader,
         stream: Stream,
@@ -46,23 +112,18 @@ class Runner:
         """
         self.cursor = cursor
         self.sender = sender
-        self.gone: str = ""
-        """Why the runner can't go on, when the stream no longer holds what it needs."""
-        self._evaluate = evaluate
+        self._rules = rules
         self._merged = MergedReader(reader, stream)
         self._stream = stream
         self._ledger = ledger
         self._clock = clock
         self._end = end
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._changed = asyncio.Event()
 
     async def assign(self, positions: Mapping[int, Position]) -> None:
         """Take over partitions at these positions."""
         await self.sender.start(positions)
         self._merged.assign({partition: at.next_offset for partition, at in positions.items()})
-        self._changed.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"runner {self.cursor}")
 
@@ -73,75 +134,53 @@ class Runner:
 
     async def drain(self, timeout_s: float) -> None:
         """Stop reading, finish what is in flight, settle, stop."""
-        self._stopping = True
-        self._changed.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.sender.drain(timeout_s)
 
-    @property
-    def finished(self) -> bool:
-        """Whether everything below `end` has been read and settled (never, without an end)."""
-        if self._end is None:
-            return False
-        settled = self.sender.positions
-        return all(settled.get(partition, 0) >= self._end.get(partition, 0) for partition in settled)
-
     async def _run(self) -> None:
-        while not self._stopping:
+        while True:
             try:
                 await self._step()
-            except OffsetGone as error:
-                # The hard limit of retention has dropped what this cursor needed: say so until someone acts.
-                self.gone = str(error)
-                _log.error("destination needs events that are gone", cursor=self.cursor, error=str(error))
-                await self._clock.sleep(_GONE_RETRY_S)
+            except OffsetGone as gone:
+                await self._pass_over(gone)
 
     async def _step(self) -> None:
         await self.sender.wait_room()
         batch = await self._merged.next(max_records=_READ_RECORDS, end=self._end)
         if not batch:
-            self._changed.clear()
-            waiting = asyncio.ensure_future(self._changed.wait())
-            try:
-                await self._stream.wait(self._merged.positions, timeout_s=_IDLE_WAIT_S)
-            finally:
-                waiting.cancel()
+            await self._stream.wait(self._merged.positions, timeout_s=_IDLE_WAIT_S)
             return
+        evaluate = self._rules.evaluate
         for decoded in batch:
-            self._offer(decoded)
+            offer(self.sender, evaluate, decoded.event, decoded.record.value)
         # Cached reads do not yield: let answers and other destinations in between batches.
         await asyncio.sleep(0)
 
-    def _offer(self, decoded: Decoded) -> None:
-        event = decoded.event
-        record = decoded.record
-        outcome = self._evaluate(event)
-        match outcome:
-            case Send():
-                self.sender.offer(_item(decoded, outcome))
-            case Filtered(rule=rule):
-                self.sender.skip(record.partition, record.offset, _count(event, FILTERED, rule))
-            case Refused(reason=reason):
-                self.sender.skip(record.partition, record.offset, _count(event, REJECTED, reason))
-            case Dead(reason=reason):
-                self.sender.bury(_item(decoded, Send(event=event)), reason)
-
-
-def _item(decoded: Decoded, send: Send) -> Item:
-    record, event = decoded.record, send.event
-    return Item(
-        partition=record.partition,
-        offset=record.offset,
-        sequence=record.sequence,
-        key=event.key,
-        login_key=event.login_key,
-        event=event,
-        value=record.value,
-        payloads=send.payloads,
-    )
-
-
-def _count(event: Event, outcome: str, reason: str) -> CountKey:
-    return CountKey(event.source_id, event.received_at_ms // 3_600_000, outcome, reason)
+    async def _pass_over(self, gone: OffsetGone) -> None:
+        """Go on behind what the operator's hard limit dropped; the books say how much that was."""
+        partition = gone.partition
+        await self.revoke(frozenset({partition}))
+        at = (await self._ledger.positions(self.cursor))[partition]
+        lost = gone.earliest - at.next_offset
+        if lost > 0:
+            _log.error(
+                "events were dropped by retention before they were delivered",
+                cursor=self.cursor,
+                partition=partition,
+                events=lost,
+            )
+            await self._ledger.settle(
+                [
+                    Settlement(
+                        cursor=self.cursor,
+                        partition=partition,
+                        from_offset=at.next_offset,
+                        next_offset=gone.earliest,
+                        counts={CountKey("", self._clock.now_ms() // HOUR_MS, DEAD, GONE): lost},
+                    )
+                ]
+            )
+            at = (await self._ledger.positions(self.cursor))[partition]
+        await self.assign({partition: at})

@@ -46,4 +46,4 @@ def configure(level: str = "info", log_format: LogFormat = "auto") -> None:
 
 def logger(name: str) -> FilteringBoundLogger:
     """Return the logger of a module."""
-    return cast("FilteringBoundLogger", structlog.get_logger(logger=name))
+    return cast("FilteringBoundLogger", structlog.get_logger(module=name))

@@ -6,7 +6,9 @@ fixed words; never a user id, event name or URL.
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()
 
 REGISTRY: Final = CollectorRegistry()
 

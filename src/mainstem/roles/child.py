@@ -1,0 +1,72 @@
+"""The entry of a process that `serve` starts: `python -m mainstem.roles.child ROLE NAME [SOCKET_FD]`."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import uvloop
+
+from mainstem.clock import SystemClock
+from mainstem.roles.channel import ParentChannel
+from mainstem.roles.exposition import families
+from mainstem.roles.gateway import GatewayRole
+from mainstem.roles.worker_role import WorkerRole
+from mainstem.settings import settings_from_json
+from mainstem.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# A group commit hands the interpreter from the event loop to the writer thread and back. The default of 5 ms
+# between forced hand-overs would be most of an answer's time under load.
+SWITCH_INTERVAL_S: Final = 0.0005
+
+
+async def _run(role_name: str, name: str, fd: int | None) -> None:
+    # Only the parent stops us (by closing the channel), so that gateways drain before workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = await ParentChannel.open()
+    settings = settings_from_json(await channel.settings())
+    log.configure(settings.log_level, settings.log_format)
+    clock = SystemClock()
+    role: GatewayRole | WorkerRole
+    if role_name == "gateway":
+        assert fd is not None  # noqa: S101 - given by the supervisor
+        role = GatewayRole(settings, clock, socket.socket(fileno=fd))
+    else:
+        role = WorkerRole(settings, clock)
+    async with contextlib.AsyncExitStack() as stack:
+        await role.start(stack)
+        terminated = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+        channel.ready({"name": name})
+        answers: dict[str, Callable[[], Awaitable[Any]]] = {
+            "metrics": _metrics,
+            "health": role.health,
+            "status": role.status,
+        }
+        closed = asyncio.create_task(channel.answer_until_closed(answers))
+        ended = asyncio.create_task(terminated.wait())
+        await asyncio.wait([closed, ended], return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        await role.stop()
+        closed.cancel()
+
+
+async def _metrics() -> Any:
+    return families()
+
+
+def main() -> None:
+    """Run the role named on the command line."""
+    role_name, name = sys.argv[1], sys.argv[2]
+    fd = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    uvloop.run(_run(role_name, name, fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`mainstem dry-run`: what would happen to these events, sending nothing. The same input gives the same bytes.
+
+The events go through the very code of the gateway (validation, stamping) and of the workers (rules, mapping);
+the clock and the messageIds of events that have none are fixed.
+"""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from mainstem.clock import FixedClock
+from mainstem.destinations.catalog import find_spec
+from mainstem.errors import MainstemError, SettingsError
+from mainstem.events.canonical import parse_time_ms
+from mainstem.events.stored import decode_stored, encode_stored
+from mainstem.gateway.auth import KnownSource
+from mainstem.gateway.ingest import Arrival, Intake
+from mainstem.gateway.settings import GatewaySettings
+from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.explain import explain
+from mainstem.pipeline.plan import DestinationPlan, compile_plan
+from mainstem.roles.rooms import open_geo, open_the_workspace
+from mainstem.settings import Settings
+from mainstem.workspace.model import Source, Workspace
+
+
+class DryRunFailed(MainstemError):
+    """The events or the choice of source or destination can't be used."""
+
+
+async def dry_run(
+    settings: Settings, events: Path, source_id: str, destination_id: str, now: str, out: BinaryIO
+) -> None:
+    """Write one JSON line for each event and destination.
+
+    Args:
+        now: when the events are received, ISO 8601.
+
+    Raises:
+        DryRunFailed: see its text.
+    """
+    now_ms = parse_time_ms(now)
+    if now_ms is None:
+        raise SettingsError(f"--now {now}: not an ISO 8601 time")
+    async with AsyncExitStack() as stack:
+        source = await open_the_workspace(settings, FixedClock(now_ms), stack)
+        workspace = await source.current()
+        geo = open_geo(settings, stack)
+        plans = _plans(workspace, destination_id)
+        decoder = Decoder(workspace.sources, geo)
+        intake = Intake(
+            KnownSource(_source(workspace, source_id), allowance=0),
+            Arrival(received_at_ms=now_ms, request_ip=""),
+            GatewaySettings(),
+        )
+        for line in _lines(events):
+            intake.take(line)
+    for number, record in enumerate(intake.records):
+        stored = decode_stored(record.value)
+        if stored.message_id_made:
+            stored = msgspec.structs.replace(stored, message_id=f"dry-run-{number + 1}")
+        _, event = decoder.decode(0, number, number, encode_stored(stored))
+        for explanation in explain(event, plans):
+            out.write(msgspec.json.encode({"line": number + 1, **msgspec.to_builtins(explanation)}) + b"\n")
+    out.flush()
+
+
+def _lines(events: Path) -> list[bytes]:
+    try:
+        return [line for line in events.read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise DryRunFailed(f"--events {events}: {error.strerror or error}") from None
+
+
+def _source(workspace: Workspace, source_id: str) -> Source:
+    if source_id:
+        found = workspace.source(source_id)
+        if found is None:
+            known = ", ".join(source.id for source in workspace.sources)
+            raise DryRunFailed(f"--source {source_id}: not in the workspace; there are {known or 'none'}")
+        return found
+    if len(workspace.sources) != 1:
+        known = ", ".join(source.id for source in workspace.sources)
+        raise DryRunFailed(
+            f"which source sends the events? choose with --source: {known or 'there are none'}"
+        )
+    return workspace.sources[0]
+
+
+def _plans(workspace: Workspace, destination_id: str) -> list[DestinationPlan]:
+    plans = []
+    for destination in workspace.destinations:
+        if destination_id and destination.id != destination_id:
+            continue
+        spec = find_spec(destination.type)
+        if spec is not None:
+            plans.append(compile_plan(workspace, destination, spec))
+    if destination_id and not plans:
+        known = ", ".join(item.id for item in workspace.destinations)
+        raise DryRunFailed(
+            f"--destination {destination_id}: not in the workspace; there are {known or 'none'}"
+        )
+    return plans

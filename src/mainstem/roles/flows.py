@@ -1,0 +1,213 @@
+"""One destination's flow in this process, whatever its kind: through lanes of requests, or into files."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from mainstem.clock import Clock
+from mainstem.delivery.guard import AddressGuard
+from mainstem.delivery.http_attempt import HttpAttempt
+from mainstem.delivery.kafka import KafkaSink
+from mainstem.delivery.sender import Sender
+from mainstem.delivery.stream_attempt import StreamAttempt
+from mainstem.delivery.transport import Transport
+from mainstem.destinations.base import DestinationSpec, StreamSink
+from mainstem.errors import MainstemError
+from mainstem.lake.archiver import Archiver
+from mainstem.lake.store import open_store
+from mainstem.ledger.base import CountKey, Ledger, Position
+from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.outcome import DEAD, DELIVERED, FILTERED, REJECTED, Dead, Filtered, Refused, Send
+from mainstem.pipeline.plan import DestinationPlan
+from mainstem.pipeline.reading import SharedReader
+from mainstem.roles.runner import Rules, Runner, reason_class
+from mainstem.stream.base import Record, Stream
+from mainstem.workspace.model import Destination
+
+
+class FlowRefused(MainstemError):
+    """A destination can't run as it is configured; it keeps its place until that is repaired."""
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What every flow of a process is made of."""
+
+    stream: Stream
+    ledger: Ledger
+    reader: SharedReader
+    transport: Transport
+    guard: AddressGuard
+    clock: Clock
+    data_dir: Path
+
+
+class Flow(Protocol):
+    """What the worker does with a destination."""
+
+    def replace_plan(self, plan: DestinationPlan, decoder: Decoder) -> None:
+        """Use other rules from the next event on."""
+        ...
+
+    async def assign(self, positions: Mapping[int, Position]) -> None: ...
+
+    async def revoke(self, partitions: frozenset[int]) -> None: ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what is in flight, settle, stop."""
+        ...
+
+    def status(self) -> Any:
+        """Return its condition, JSON-able."""
+        ...
+
+
+def open_flow(plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> Flow:
+    """Return the flow of a destination; it begins with the first `assign`.
+
+    Raises:
+        FlowRefused: the settings can't be used here.
+    """
+    if plan.spec.kind == "files":
+        return FilesFlow(plan, decoder, around)
+    return LaneFlow(plan, decoder, around)
+
+
+def make_sender(
+    plan: DestinationPlan, rules: Rules, around: Surroundings, *, cursor: str
+) -> tuple[Sender, StreamSink | None]:
+    """Return the sending side of a destination for one cursor, and the broker's end if it has one."""
+    destination, spec = plan.destination, plan.spec
+    sink: StreamSink | None = None
+    if spec.kind == "stream":
+        sink = _open_sink(destination, spec, around)
+        attempt: HttpAttempt | StreamAttempt = StreamAttempt(sink)
+    else:
+        attempt = HttpAttempt(
+            around.transport, timeout_s=destination.delivery.timeout_s, classify=spec.classify
+        )
+    sender = Sender(
+        cursor=cursor,
+        destination=destination,
+        spec=spec,
+        attempt=attempt,
+        prepare=rules.prepare,
+        ledger=around.ledger,
+        clock=around.clock,
+        rng=random.Random(),  # noqa: S311 - jitter, not a secret
+    )
+    return sender, sink
+
+
+def _open_sink(destination: Destination, spec: DestinationSpec, around: Surroundings) -> StreamSink:
+    if spec.name == "KAFKA":
+        return KafkaSink(destination.config, guard=around.guard, timeout_s=destination.delivery.timeout_s)
+    raise FlowRefused(f"destination {destination.id}: no sender for type {spec.name}")
+
+
+class LaneFlow:
+    """A destination that is sent to event by event."""
+
+    def __init__(self, plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> None:
+        cursor = plan.destination.id
+        self._rules = Rules(plan.evaluate, decoder)
+        self._sender, self._sink = make_sender(plan, self._rules, around, cursor=cursor)
+        self._runner = Runner(
+            cursor=cursor,
+            rules=self._rules,
+            sender=self._sender,
+            reader=around.reader,
+            stream=around.stream,
+            ledger=around.ledger,
+            clock=around.clock,
+        )
+
+    def replace_plan(self, plan: DestinationPlan, decoder: Decoder) -> None:
+        self._rules.evaluate, self._rules.decoder = plan.evaluate, decoder
+
+    async def assign(self, positions: Mapping[int, Position]) -> None:
+        await self._runner.assign(positions)
+
+    async def revoke(self, partitions: frozenset[int]) -> None:
+        await self._runner.revoke(partitions)
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._runner.drain(timeout_s)
+        if self._sink is not None:
+            await self._sink.close()
+
+    def status(self) -> Any:
+        return {"kind": "lanes", **msgspec.to_builtins(self._sender.status())}
+
+
+class FilesFlow:
+    """A destination that is written to in files."""
+
+    def __init__(self, plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> None:
+        destination = plan.destination
+        config = destination.config
+        endpoint = getattr(config, "endpoint", "")
+        refusal = around.guard.check_url(endpoint) if endpoint else None
+        if refusal:
+            raise FlowRefused(f"destination {destination.id}: endpoint {endpoint}: {refusal}")
+        self._plan = plan
+        self._decoder = decoder
+        self._archiver = Archiver(
+            cursor=destination.id,
+            destination=destination.id,
+            config=config,
+            store=open_store(config, around.data_dir),
+            stream=around.stream,
+            ledger=around.ledger,
+            clock=around.clock,
+            evaluate=self._evaluate,
+            spool_dir=around.data_dir,
+        )
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def replace_plan(self, plan: DestinationPlan, decoder: Decoder) -> None:
+        self._plan, self._decoder = plan, decoder
+
+    async def assign(self, positions: Mapping[int, Position]) -> None:
+        await self._archiver.assign(positions)
+        if self._task is None:
+            self._task = asyncio.create_task(self._archiver.run(self._stop))
+
+    async def revoke(self, partitions: frozenset[int]) -> None:
+        await self._archiver.revoke(partitions)
+
+    async def drain(self, timeout_s: float) -> None:
+        self._stop.set()
+        if self._task is not None:
+            # What is not flushed in time is gathered again by the next owner: nothing is lost.
+            done, _ = await asyncio.wait([self._task], timeout=timeout_s)
+            if not done:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+
+    def status(self) -> Any:
+        return {"kind": "files", **msgspec.to_builtins(self._archiver.status())}
+
+    def _evaluate(self, record: Record) -> CountKey:
+        _, event = self._decoder.decode(
+            record.partition,
+            record.offset,
+            record.sequence,
+            record.value,
+            key=record.key,
+            timestamp_ms=record.timestamp_ms,
+        )
+        hour = event.received_at_ms // 3_600_000
+        match self._plan.evaluate(event):
+            case Send():
+                return CountKey(event.source_id, hour, DELIVERED)
+            case Filtered(rule=rule):
+                return CountKey(event.source_id, hour, FILTERED, rule)
+            case Refused(reason=reason):
+                return CountKey(event.source_id, hour, REJECTED, reason_class(reason))
+            case Dead(reason=reason):
+                return CountKey(event.source_id, hour, DEAD, reason)

@@ -1,0 +1,143 @@
+"""What a replay would send, before anything is sent: counts, reasons and samples, by the very same rules."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import msgspec
+
+from mainstem.clock import Clock, iso_from_ms
+from mainstem.destinations.archive import archive_config
+from mainstem.destinations.catalog import find_spec
+from mainstem.errors import SettingsError
+from mainstem.events.canonical import Event
+from mainstem.events.stored import encode_stored
+from mainstem.lake.reader import ArchiveReader
+from mainstem.lake.store import open_store
+from mainstem.ledger.base import Replay
+from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.explain import explain_one
+from mainstem.pipeline.outcome import Dead, Filtered, Refused, Send
+from mainstem.pipeline.plan import compile_plan
+from mainstem.pipeline.reading import MergedReader, SharedReader, decode_with
+from mainstem.roles.replays import OUTSIDE, evaluate_replay
+from mainstem.roles.rooms import open_the_stream, open_the_workspace
+from mainstem.settings import Settings
+from mainstem.stream.base import Stream
+from mainstem.workspace.model import Workspace
+
+_SAMPLES: Final = 3
+_REPORT_EVERY: Final = 1000
+
+
+class Preview(msgspec.Struct, kw_only=True):
+    """What a replay would do."""
+
+    read: int = 0
+    """Events received in the time asked for."""
+    would_send: int = 0
+    not_sent: dict[str, int] = msgspec.field(default_factory=dict)
+    """Why, and how many."""
+    by_event: dict[str, int] = msgspec.field(default_factory=dict)
+    """Events that would be sent, by type and name, most first."""
+    samples: list[Any] = msgspec.field(default_factory=list)
+    """The first of them with the exact requests, secrets hidden."""
+    missing_before: str = ""
+    """The stream holds events only since then, which is later than asked for; empty if it holds all."""
+
+
+async def preview_replay(
+    settings: Settings, clock: Clock, replay: Replay, stack: AsyncExitStack, on_read: Callable[[int], None]
+) -> Preview:
+    """Read what the replay would read and judge it by the same rules.
+
+    Raises:
+        SettingsError: the destination or the archive is not in the workspace.
+        ExpressionInvalid: the filter does not compile.
+        PlanInvalid: the destination's rules do not compile.
+    """
+    workspace = await (await open_the_workspace(settings, clock, stack)).current()
+    destination = workspace.destination(replay.destination_id)
+    if destination is None:
+        known = ", ".join(item.id for item in workspace.destinations)
+        raise SettingsError(f"--destination {replay.destination_id}: not in the workspace; there are {known}")
+    spec = find_spec(destination.type)
+    if spec is None or spec.kind == "files":
+        raise SettingsError(
+            f"--destination {destination.id}: an archive holds every event exactly once already"
+        )
+    plan = compile_plan(workspace, destination, spec)
+    evaluate = evaluate_replay(replay, plan.evaluate)
+    decoder = Decoder(workspace.sources)
+    found = Preview()
+    if replay.origin == "archive":
+        events = _from_archive(settings, replay, workspace, decoder)
+    else:
+        stream = await open_the_stream(settings, clock, stack)
+        found.missing_before = await _missing(stream, replay)
+        events = _from_stream(stream, replay, decoder)
+    names: Counter[str] = Counter()
+    async for event in events:
+        outcome = evaluate(event)
+        if outcome is OUTSIDE:
+            continue
+        found.read += 1
+        if found.read % _REPORT_EVERY == 0:
+            on_read(found.read)
+        match outcome:
+            case Send():
+                found.would_send += 1
+                names[f"{event.type} {event.name}".strip()] += 1
+                if len(found.samples) < _SAMPLES:
+                    found.samples.append(msgspec.to_builtins(explain_one(event, plan)))
+            case Filtered(rule=rule):
+                found.not_sent[rule] = found.not_sent.get(rule, 0) + 1
+            case Refused(reason=reason) | Dead(reason=reason):
+                found.not_sent[reason] = found.not_sent.get(reason, 0) + 1
+    found.by_event = dict(names.most_common())
+    return found
+
+
+async def _missing(stream: Stream, replay: Replay) -> str:
+    """Return since when the stream holds events, if it has dropped some of the time asked for."""
+    oldest_ms = 0
+    for partition, at in (await stream.bounds()).items():
+        if at.earliest > 0:
+            records = await stream.read(partition, at.earliest, max_records=1, max_bytes=1)
+            if records and records[0].timestamp_ms > replay.from_ms:
+                oldest_ms = max(oldest_ms, records[0].timestamp_ms)
+    return iso_from_ms(oldest_ms) if oldest_ms else ""
+
+
+async def _from_stream(stream: Stream, replay: Replay, decoder: Decoder) -> AsyncIterator[Event]:
+    bounds = await stream.bounds()
+    end = {partition: at.next for partition, at in bounds.items()}
+    merged = MergedReader(SharedReader(stream, decode_with(decoder)), stream)
+    merged.assign(
+        {
+            partition: max(at.earliest, await stream.offset_at(partition, replay.from_ms))
+            for partition, at in bounds.items()
+        }
+    )
+    while batch := await merged.next(end=end):
+        for decoded in batch:
+            yield decoded.event
+
+
+async def _from_archive(
+    settings: Settings, replay: Replay, workspace: Workspace, decoder: Decoder
+) -> AsyncIterator[Event]:
+    archive = workspace.destination(replay.archive_destination_id)
+    spec = find_spec(archive.type) if archive is not None else None
+    if archive is None or spec is None or spec.kind != "files":
+        raise SettingsError(
+            f"--from-archive {replay.archive_destination_id}: not an archive of the workspace"
+        )
+    reader = ArchiveReader(
+        open_store(archive.config, settings.data_path), archive_config(archive.config).prefix
+    )
+    number = 0
+    async for archived in reader.events(from_ms=replay.from_ms, to_ms=replay.to_ms):
+        number += 1
+        yield decoder.decode(0, number, number, encode_stored(archived.event))[1]

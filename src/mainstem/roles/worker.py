@@ -1,0 +1,222 @@
+"""The worker: every destination's flow for the partitions this process owns.
+
+stream -> **worker** -> destinations. It joins the group of workers, gives each enabled destination a flow at
+its place, follows the workspace as it changes, and carries out replays. What it knows is in the ledger; it
+can be killed at any moment.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from mainstem.destinations.catalog import find_spec
+from mainstem.ledger.base import LedgerError
+from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.errors import PlanInvalid
+from mainstem.pipeline.plan import DestinationPlan, compile_plan
+from mainstem.pipeline.reading import decode_with
+from mainstem.pipeline.steps.enrich import GeoDatabase
+from mainstem.roles.flows import Flow, FlowRefused, Surroundings, open_flow
+from mainstem.roles.replays import ReplayDesk
+from mainstem.roles.rooms import ensure_cursors
+from mainstem.stream.base import Membership, StreamError
+from mainstem.telemetry import metrics
+from mainstem.telemetry.log import logger
+from mainstem.workspace.model import Destination, Workspace, WorkspaceSource
+
+_log = logger(__name__)
+
+GROUP: Final = "workers"
+_ECHO_INTERVAL_S: Final = 1.0
+
+
+class _Running(msgspec.Struct):
+    destination: Destination
+    flow: Flow
+
+
+class Worker:
+    """One worker process's work. `start`, then `stop`."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        source: WorkspaceSource,
+        *,
+        geo: GeoDatabase | None,
+        drain_timeout_s: float,
+    ) -> None:
+        self._around = around
+        self._source = source
+        self._geo = geo
+        self._drain_timeout_s = drain_timeout_s
+        self._running: dict[str, _Running] = {}
+        self._refused: dict[str, str] = {}
+        """Why a destination does not run, by its id."""
+        self._paused: set[str] = set()
+        self._owned: frozenset[int] = frozenset()
+        self._turn = asyncio.Lock()
+        self._membership: Membership | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._replays = ReplayDesk(around)
+        self._echoed: dict[str, Mapping[int, int]] = {}
+        self._shown: dict[str, bytes] = {}
+
+    async def start(self) -> None:
+        """Begin to work."""
+        workspace = await self._source.current()
+        await self._apply(workspace)
+        self._membership = await self._around.stream.join(
+            GROUP, on_assign=self._assigned, on_revoke=self._revoked
+        )
+        self._tasks = [
+            asyncio.create_task(self._follow_workspace()),
+            asyncio.create_task(self._echo_positions()),
+        ]
+
+    async def stop(self) -> None:
+        """Finish what is in flight, settle, give the partitions away."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        async with self._turn:
+            await asyncio.gather(
+                self._replays.stop(self._drain_timeout_s),
+                *(running.flow.drain(self._drain_timeout_s) for running in self._running.values()),
+            )
+            self._running.clear()
+        if self._membership is not None:
+            await self._membership.leave()
+
+    async def statuses(self) -> Mapping[str, Any]:
+        """Return the condition of every destination here."""
+        found = {key: {"state": "running", **running.flow.status()} for key, running in self._running.items()}
+        found.update({key: {"state": "refused", "error": why} for key, why in self._refused.items()})
+        found.update({key: {"state": "disabled"} for key in self._paused})
+        return found
+
+    # ------------------------------------------------------------ partitions
+
+    async def _assigned(self, partitions: frozenset[int]) -> None:
+        async with self._turn:
+            self._owned |= partitions
+            for running in self._running.values():
+                await self._hand_over(running, partitions)
+            await self._replays.assign(partitions)
+
+    async def _revoked(self, partitions: frozenset[int]) -> None:
+        async with self._turn:
+            self._owned -= partitions
+            await asyncio.gather(
+                self._replays.revoke(partitions),
+                *(running.flow.revoke(partitions) for running in self._running.values()),
+            )
+
+    async def _hand_over(self, running: _Running, partitions: frozenset[int]) -> None:
+        positions = await self._around.ledger.positions(running.destination.id)
+        await running.flow.assign({part: at for part, at in positions.items() if part in partitions})
+
+    # ------------------------------------------------------------ workspace
+
+    async def _follow_workspace(self) -> None:
+        async for workspace in self._source.changes():
+            await self._apply(workspace)
+
+    async def _apply(self, workspace: Workspace) -> None:
+        async with self._turn:
+            await ensure_cursors(workspace, self._around.stream, self._around.ledger)
+            decoder = Decoder(workspace.sources, self._geo)
+            self._around.reader.replace_decode(decode_with(decoder))
+            self._refused.clear()
+            self._paused.clear()
+            plans: dict[str, DestinationPlan] = {}
+            for destination in workspace.destinations:
+                plan = self._compile(workspace, destination)
+                if plan is not None:
+                    plans[destination.id] = plan
+            await self._stop_flows(plans)
+            for key, plan in plans.items():
+                running = self._running.get(key)
+                if running is not None:
+                    running.flow.replace_plan(plan, decoder)
+                else:
+                    await self._start_flow(plan, decoder)
+            self._replays.replace_plans(plans, {item.id: item for item in workspace.destinations}, decoder)
+        _log.info(
+            "workspace applied",
+            version=workspace.version,
+            running=len(self._running),
+            paused=len(self._paused),
+            refused=len(self._refused),
+        )
+
+    def _compile(self, workspace: Workspace, destination: Destination) -> DestinationPlan | None:
+        if not destination.enabled:
+            self._paused.add(destination.id)
+            return None
+        spec = find_spec(destination.type)
+        if spec is None:
+            self._refuse(destination, f"no destination type {destination.type}")
+            return None
+        try:
+            return compile_plan(workspace, destination, spec)
+        except PlanInvalid as error:
+            self._refuse(destination, str(error))
+            return None
+
+    def _refuse(self, destination: Destination, why: str) -> None:
+        self._refused[destination.id] = why
+        _log.error("destination can't run and keeps its place", destination=destination.id, error=why)
+
+    async def _stop_flows(self, plans: Mapping[str, DestinationPlan]) -> None:
+        """Stop what is gone, disabled, or configured otherwise than before: it begins again at its place."""
+        ending = [
+            key
+            for key, running in self._running.items()
+            if key not in plans or plans[key].destination != running.destination
+        ]
+        stopped = [self._running.pop(key) for key in ending]
+        await asyncio.gather(*(running.flow.drain(self._drain_timeout_s) for running in stopped))
+
+    async def _start_flow(self, plan: DestinationPlan, decoder: Decoder) -> None:
+        try:
+            flow = open_flow(plan, decoder, self._around)
+        except FlowRefused as error:
+            self._refuse(plan.destination, str(error))
+            return
+        running = _Running(destination=plan.destination, flow=flow)
+        self._running[plan.destination.id] = running
+        if self._owned:
+            await self._hand_over(running, self._owned)
+
+    # ------------------------------------------------------------ positions
+
+    async def _echo_positions(self) -> None:
+        """Tell the stream how far destinations are, and show the lag; notice replays."""
+        while True:
+            await self._around.clock.sleep(_ECHO_INTERVAL_S)
+            try:
+                await self._echo()
+                await self._replays.look()
+            except (LedgerError, StreamError) as error:
+                _log.warning("positions can't be echoed now", error=str(error))
+
+    async def _echo(self) -> None:
+        bounds = await self._around.stream.bounds()
+        for key in list(self._running):
+            positions = await self._around.ledger.positions(key)
+            mine = {part: at.next_offset for part, at in positions.items() if part in self._owned}
+            lag = sum(max(0, bounds[part].next - at) for part, at in mine.items())
+            metrics.PENDING.labels(key).set(lag)
+            if mine and self._echoed.get(key) != mine:
+                await self._around.stream.commit(key, mine)
+                self._echoed[key] = mine
+            running = self._running.get(key)
+            if running is None:
+                continue
+            status = msgspec.json.encode({"state": "running", "lag": lag, **running.flow.status()})
+            if status != self._shown.get(key):
+                await self._around.ledger.put_status(key, status)
+                self._shown[key] = status
