@@ -69,7 +69,7 @@ class FailingProducer:
         else:
             self.waiting.append((records, done))
 
-    async def append(self, records: Sequence[NewRecord]) -> None:  # type: ignore[override]
+    async def append(self, records: Sequence[NewRecord]) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:

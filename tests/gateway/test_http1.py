@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from typing import cast
 
 import msgspec
 import pytest
@@ -216,7 +217,7 @@ async def test_a_client_that_does_not_read_stops_being_read_and_is_cut(start: St
     clock = FixedClock(NOW_MS)
     async with start(clock=clock) as gateway:
         client = await gateway.client()
-        client._writer.transport.pause_reading()
+        cast("asyncio.Transport", client._writer.transport).pause_reading()
         request = b"GET /openapi.json HTTP/1.1\r\n\r\n" * 100
         for _ in range(20):
             client._writer.write(request)

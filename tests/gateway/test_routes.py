@@ -315,8 +315,11 @@ class TestWebhook:
             (b"payload=%7B%22x%22%3A1%7D", "application/x-www-form-urlencoded", [{"x": 1}]),
             (b'"word"', "", [{"value": "word"}]),
             (
-                b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--B\r\nContent-Disposition: form-data; '
-                b'name="f"; filename="x.txt"\r\nContent-Type: text/plain\r\n\r\nabc\r\n--B--\r\n',
+                (
+                    b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--B\r\n'
+                    b"Content-Disposition: form-data; "
+                    b'name="f"; filename="x.txt"\r\nContent-Type: text/plain\r\n\r\nabc\r\n--B--\r\n'
+                ),
                 "multipart/form-data; boundary=B",
                 [{"a": "1", "f": {"filename": "x.txt", "type": "text/plain", "size": 3}}],
             ),

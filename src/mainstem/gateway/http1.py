@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
     """One client connection. The parser calls the `on_…` methods."""
 
     __slots__ = (
-        "_accounted", "_chunks", "_closing", "_ended", "_headers", "_linger_bytes", "_parser", "_phase",
+        "_accounted", "_chunks", "_closing", "_completed", "_ended", "_headers", "_linger_bytes", "_parser", "_phase",
         "_reading_paused", "_refused", "_since", "_size", "_timed_phase", "_transport", "_upgrade", "_url",
         "_wire_bytes", "_writing_paused", "peer", "queue", "server",
     )  # fmt: skip
@@ -202,6 +202,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._chunks: list[bytes] = []
         self._size = 0
+        self._completed = False
+        """A request ended within the piece of data being fed."""
         self._accounted = 0
         """Bytes of the unfinished body counted in `server.buffered_bytes`."""
         self._wire_bytes = 0
@@ -268,6 +270,7 @@ class Connection(asyncio.Protocol):
         if phase == _IDLE:
             self._since = self.server.now
             self._timed_phase = _IDLE
+            self._completed = False
         else:
             self._unfinished(phase, len(data))
 
@@ -278,7 +281,12 @@ class Connection(asyncio.Protocol):
             self._timed_phase = phase
             self._since = self.server.now
             self._wire_bytes = 0
-        self._wire_bytes += fed
+        if self._completed:
+            # Whole requests came in with this piece: how much of it belongs to the unfinished one is not
+            # known, and is less than one read.
+            self._completed = False
+        else:
+            self._wire_bytes += fed
         if phase == _HEAD:
             if self._wire_bytes > limits.max_header_bytes and not self._refused:
                 self.refuse(HEAD_TOO_LARGE)
@@ -411,6 +419,8 @@ class Connection(asyncio.Protocol):
         self._headers = {}
         self._size = 0
         self._phase = _IDLE
+        self._timed_phase = _IDLE
+        self._completed = True
 
     # ---- out
 
