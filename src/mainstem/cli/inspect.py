@@ -18,7 +18,7 @@ from mainstem.pipeline.decode import Decoder
 from mainstem.roles.books import Account, read_all_books
 from mainstem.roles.dry_run import dry_run as run_dry
 from mainstem.roles.explain import Sighting, explain_message
-from mainstem.roles.rooms import open_the_ledger, open_the_stream, open_the_workspace
+from mainstem.roles.rooms import open_geo, open_the_ledger, open_the_stream, open_the_workspace
 from mainstem.roles.tail import EventTail, describe
 from mainstem.settings import Settings
 
@@ -117,7 +117,7 @@ async def _explain(settings: Settings, message_id: str, source_id: str) -> list[
         stream = await open_the_stream(settings, clock, stack)
         ledger = await open_the_ledger(settings, stack)
         workspace = await (await open_the_workspace(settings, clock, stack)).current()
-        decoder = Decoder(workspace.sources)
+        decoder = Decoder(workspace.sources, open_geo(settings, stack))
         return await explain_message(message_id, source_id, workspace, stream, ledger, decoder)
 
 

@@ -22,7 +22,7 @@ from mainstem.pipeline.outcome import Dead, Filtered, Refused, Send
 from mainstem.pipeline.plan import compile_plan
 from mainstem.pipeline.reading import MergedReader, SharedReader, decode_with
 from mainstem.roles.replays import OUTSIDE, evaluate_replay
-from mainstem.roles.rooms import open_the_stream, open_the_workspace
+from mainstem.roles.rooms import open_geo, open_the_stream, open_the_workspace
 from mainstem.settings import Settings
 from mainstem.stream.base import Stream
 from mainstem.workspace.model import Workspace
@@ -69,7 +69,7 @@ async def preview_replay(
         )
     plan = compile_plan(workspace, destination, spec)
     evaluate = evaluate_replay(replay, plan.evaluate)
-    decoder = Decoder(workspace.sources)
+    decoder = Decoder(workspace.sources, open_geo(settings, stack))
     found = Preview()
     if replay.origin == "archive":
         events = _from_archive(settings, replay, workspace, decoder)

@@ -27,7 +27,7 @@ from mainstem.ledger.base import Ledger, Position, Replay
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.outcome import DELIVERED, Filtered, Outcome
 from mainstem.pipeline.plan import DestinationPlan
-from mainstem.pipeline.where import Where
+from mainstem.pipeline.where import Failed, Where
 from mainstem.roles.flows import FlowRefused, Surroundings, make_sender
 from mainstem.roles.runner import Evaluate, Rules, Runner, offer
 from mainstem.stream.base import Stream
@@ -59,8 +59,12 @@ def evaluate_replay(replay: Replay, evaluate: Evaluate) -> Evaluate:
     def narrowed(event: Event) -> Outcome:
         if not replay.from_ms <= event.received_at_ms < replay.to_ms:
             return OUTSIDE
-        if where is not None and event.kind == "event" and where(event.message) is not True:
-            return _NOT_WANTED
+        if where is not None and event.kind == "event":
+            verdict = where(event.message)
+            if isinstance(verdict, Failed):
+                return Filtered("replay where failed", str(verdict))
+            if verdict is not True:
+                return _NOT_WANTED
         return evaluate(event)
 
     return narrowed

@@ -16,10 +16,17 @@ from mainstem.clock import Clock
 from mainstem.errors import SettingsError
 from mainstem.ledger.base import Ledger
 from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.steps.enrich import GeoDatabase
 from mainstem.roles.books import is_flow, read_all_books
 from mainstem.roles.explain import explain_message
 from mainstem.roles.ops import Health, Operations, OperationsServer
-from mainstem.roles.rooms import ensure_cursors, open_the_ledger, open_the_stream, open_the_workspace
+from mainstem.roles.rooms import (
+    ensure_cursors,
+    open_geo,
+    open_the_ledger,
+    open_the_stream,
+    open_the_workspace,
+)
 from mainstem.roles.supervisor import Supervisor, listen, until_signalled
 from mainstem.roles.tail import EventTail, show_tail
 from mainstem.settings import Settings
@@ -70,7 +77,9 @@ async def serve(settings: Settings, clock: Clock, *, console: Console | None = N
         supervisor = Supervisor(settings, clock, sock)
         await supervisor.start()
         stack.push_async_callback(supervisor.stop)
-        operations = OperationsServer(_operations(supervisor, stream, ledger, newest, settings), ops_sock)
+        operations = OperationsServer(
+            _operations(supervisor, stream, ledger, newest, open_geo(settings, stack), settings), ops_sock
+        )
         serving = asyncio.create_task(operations.serve())
         port, ops_port = sock.getsockname()[1], ops_sock.getsockname()[1]
         _greet(out, settings, workspace, port, ops_port, created=created)
@@ -136,7 +145,12 @@ then: mainstem books · mainstem tail · mainstem explain MESSAGE_ID
 
 
 def _operations(
-    supervisor: Supervisor, stream: Stream, ledger: Ledger, newest: _Newest, settings: Settings
+    supervisor: Supervisor,
+    stream: Stream,
+    ledger: Ledger,
+    newest: _Newest,
+    geo: GeoDatabase | None,
+    settings: Settings,
 ) -> Operations:
     async def health() -> Health:
         return await _health(supervisor, stream, ledger, settings)
@@ -158,7 +172,7 @@ def _operations(
 
     async def explain(message_id: str, source_id: str) -> list[Any]:
         workspace = newest.workspace
-        decoder = Decoder(workspace.sources)
+        decoder = Decoder(workspace.sources, geo)
         return list(await explain_message(message_id, source_id, workspace, stream, ledger, decoder))
 
     return Operations(
