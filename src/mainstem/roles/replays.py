@@ -62,7 +62,7 @@ def evaluate_replay(replay: Replay, evaluate: Evaluate) -> Evaluate:
         if where is not None and event.kind == "event":
             verdict = where(event.message)
             if isinstance(verdict, Failed):
-                return Filtered("replay where failed", str(verdict))
+                return Filtered("replay where failed", verdict.reason)
             if verdict is not True:
                 return _NOT_WANTED
         return evaluate(event)
