@@ -22,7 +22,9 @@ from mainstem.lake.errors import LakeError, PlanBroken, StoreUnavailable
 from mainstem.lake.store import LocalStore, Store, open_store
 from mainstem.ledger.base import LedgerError, Position
 from mainstem.stream.base import StreamError
+from tests.components.s3 import S3Server
 from tests.lake import killed
+from tests.lake.conftest import s3_config
 from tests.lake.rig import (
     CURSOR,
     PARTITIONS,
@@ -206,6 +208,27 @@ async def test_run_rides_out_a_store_that_is_down(tmp_path: Path) -> None:
     assert clock.now_ms() > START_MS
 
 
+async def test_an_s3_server_that_is_killed_and_comes_back(s3_server: S3Server, tmp_path: Path) -> None:
+    with S3Server(tmp_path / "own") as server:
+        server.create_bucket("archive")
+        rig = Rig(open_store(s3_config(server, "archive"), tmp_path), config=CONFIG)
+        await append(rig.stream, [event(number) for number in range(EVENTS)])
+        archiver = await rig.assigned()
+        stop = asyncio.Event()
+        server.kill9()
+        running = asyncio.create_task(archiver.run(stop))
+        while archiver.status().failures < 3:
+            await asyncio.sleep(0.01)
+        assert (await rig.ledger.counts(CURSOR)) == {}
+        await asyncio.to_thread(server.restart)
+        while archiver.status().written_events == 0:
+            await asyncio.sleep(0.01)
+        stop.set()
+        await running
+        await (await rig.assigned()).flush_now()
+        await rig.assert_exactly_once()
+
+
 async def test_a_drain_into_a_dead_store_ends_and_the_next_start_finishes(tmp_path: Path) -> None:
     async def dead(name: str, when: str) -> None:
         if name == "put":
@@ -346,6 +369,24 @@ async def test_a_fenced_worker_that_wakes_up_late_changes_nothing(tmp_path: Path
     woken.set()
     await flushing
     assert await contents(rig.store) == before
+    await rig.assert_exactly_once()
+
+
+async def test_after_a_failure_another_workers_plan_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    rig = Rig(in_memory(tmp_path))
+    await append(rig.stream, [event(number) for number in range(EVENTS)])
+    point = CountDown(1, lambda name: StoreUnavailable("full"))
+    first = await rig.assigned(store=PointedStore(rig.store, point))
+    with pytest.raises(StoreUnavailable):
+        await first.flush_now()
+    await (await rig.assigned()).flush_now()
+    await append(rig.stream, [event(number) for number in range(EVENTS, 2 * EVENTS)])
+    crash = CountDown(1, lambda name: Crash(name))
+    crashed = await rig.assigned(store=PointedStore(rig.store, crash))
+    with pytest.raises(Crash):
+        await crashed.flush_now()
+    crashed.close()
+    await first.flush_now()
     await rig.assert_exactly_once()
 
 

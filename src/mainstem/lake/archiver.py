@@ -32,6 +32,7 @@ from mainstem.telemetry.log import logger
 _log = logger(__name__)
 
 _READ_RECORDS: Final = 250
+_WRITE_RECORDS: Final = 1000
 _READ_BYTES: Final = 1024 * 1024
 _MAX_FILES: Final = 256
 """Files of one plan per format: each may hold a block of 1 MiB while it is made."""
@@ -466,7 +467,7 @@ class Archiver:
                 records = await self._stream.read(
                     item.partition,
                     offset,
-                    max_records=min(_READ_RECORDS, item.to_offset - offset),
+                    max_records=min(_WRITE_RECORDS, item.to_offset - offset),
                     max_bytes=_READ_BYTES,
                 )
                 if not records:

@@ -146,10 +146,7 @@ class _Gathered:
         self.skipped = BitMap()
         self.digest = xxhash.xxh3_128()
         self.counts: Counter[CountKey] = Counter()
-        self.files: set[FileKey] = set()
         self.deaths: list[Death] = []
-        self.events = 0
-        self.written = 0
         self.bytes = 0
 
 
@@ -158,6 +155,7 @@ class Gathering:
 
     def __init__(self, config: Config, starts: Mapping[int, int]) -> None:
         self._config = config
+        self._written = (DELIVERED, REJECTED) if config.include_rejected else (DELIVERED,)
         self._starts = starts
         self._parts: dict[int, _Gathered] = {}
         self.started_at: float | None = None
@@ -170,23 +168,18 @@ class Gathering:
             part = self._parts[record.partition] = _Gathered(self._starts[record.partition])
         if self.started_at is None:
             self.started_at = at
-        rejected = verdict.outcome == REJECTED
-        if verdict.outcome == DELIVERED or (rejected and self._config.include_rejected):
-            part.files.add(FileKey(verdict.source_id, verdict.hour, rejected))
-            part.written += 1
-        else:
+        if verdict.outcome not in self._written:
             part.skipped.add(record.offset - part.from_offset)
             if verdict.outcome == DEAD:
                 part.deaths.append(Death(record.partition, record.offset, verdict.reason))
         part.to_offset = record.offset + 1
         part.digest.update(record.value)
         part.counts[verdict] += 1
-        part.events += 1
         part.bytes += len(record.value)
 
     @property
     def events(self) -> int:
-        return sum(part.events for part in self._parts.values())
+        return sum(part.counts.total() for part in self._parts.values())
 
     @property
     def bytes(self) -> int:
@@ -195,7 +188,14 @@ class Gathering:
     @property
     def files(self) -> int:
         """How many files (of one format) it would become."""
-        return len(set().union(*(part.files for part in self._parts.values())))
+        return len(
+            {
+                FileKey(key.source_id, key.hour, key.outcome == REJECTED)
+                for part in self._parts.values()
+                for key in part.counts
+                if key.outcome in self._written
+            }
+        )
 
     def plan(self, cursor: str, place: str, sequence: int) -> Plan:
         """Return the plan of what was gathered (something was)."""
@@ -218,7 +218,7 @@ class Gathering:
             compression_level=self._config.compression_level,
             ranges=ranges,
             counts=tuple(counts.items()),
-            written=sum(part.written for part in self._parts.values()),
+            written=sum(count for key, count in counts.items() if key.outcome in self._written),
             deaths=tuple(death for part in self._parts.values() for death in part.deaths),
         )
 

@@ -10,6 +10,7 @@ import gzip
 import io
 import zlib
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from datetime import date, timedelta
 from itertools import islice
 from typing import Final
 
@@ -69,15 +70,11 @@ class ArchiveReader:
             for source in await self.sources(rejected=rejected)
             if not sources or source in sources
         ]
-        days = {
-            day
-            for folder in wanted
-            for name in await self._store.folders(folder)
-            if (day := date_of(name)) is not None
-        }
-        first, last = day_of_ms(from_ms), day_of_ms(to_ms - 1)
-        for day in sorted(day for day in days if first <= day <= last):
-            found = {}
+        day = day_of_ms(from_ms) - timedelta(days=1)
+        last = day_of_ms(to_ms - 1)
+        while (next_day := await self._day_after(day, wanted)) is not None and next_day <= last:
+            day = next_day
+            found: dict[str, FileName] = {}
             for folder in wanted:
                 async for stored in self._store.list(f"{folder}/{date_folder(day)}"):
                     name = parse_name(stored.name)
@@ -92,6 +89,10 @@ class ArchiveReader:
                         found[name.stem] = name
             for name in sorted(found.values(), key=lambda item: (item.hour, item.sequence, item.name)):
                 yield name
+
+    async def _day_after(self, day: date, folders: Sequence[str]) -> date | None:
+        days = [date_of(name) for folder in folders for name in await self._store.folders(folder)]
+        return min((found for found in days if found is not None and found > day), default=None)
 
     async def events(
         self,

@@ -32,7 +32,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
-from mainstem.destinations.archive import Config
+from mainstem.destinations.archive import ArchiveSettings, Config, archive_config
 from mainstem.lake.errors import StoreUnavailable
 
 _PART_BYTES: Final = 8 * 1024 * 1024
@@ -75,12 +75,13 @@ class Store(Protocol):
         ...
 
 
-def open_store(config: Config, data_dir: Path) -> Store:
-    """Return the store that archive settings name.
+def open_store(settings: Config | ArchiveSettings, data_dir: Path) -> Store:
+    """Return the store that the settings of a destination of kind `files` name.
 
     Raises:
         StoreUnavailable: the settings can't name a place (unknown scheme, malformed credentials).
     """
+    config = archive_config(settings)
     url = urlsplit(config.url)
     if url.scheme in ("", "file"):
         return LocalStore(data_dir / (url.path if url.scheme else config.url))
