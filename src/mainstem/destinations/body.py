@@ -13,14 +13,33 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
+from mainstem.destinations.base import MapContext, Mapped, Mapper, Refusal
+from mainstem.events.canonical import Event
+
 Json = Any
 
 _encode: Final = msgspec.json.Encoder().encode
 # https://www.w3.org/TR/xml/#charsets: what no escape can carry.
 _NOT_XML: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# https://www.w3.org/TR/xml/#NT-Name without the colon, which would mean a namespace.
-_NOT_IN_NAME: Final = re.compile(r"[^\w.\-]")
-_NOT_FIRST: Final = re.compile(r"^[^A-Za-z_]")
+# https://www.w3.org/TR/xml/#NT-NameStartChar without the colon, which would mean a namespace.
+_FIRST: Final = (
+    "A-Z_a-z\xc0-\xd6\xd8-\xf6\xf8-\u02ff\u0370-\u037d\u037f-\u1fff\u200c-\u200d\u2070-\u218f\u2c00-\u2fef"
+    "\u3001-\ud7ff\uf900-\ufdcf\ufdf0-\ufffd\U00010000-\U000effff"
+)
+_NOT_IN_NAME: Final = re.compile(f"[^{_FIRST}0-9.\xb7\u0300-\u036f\u203f-\u2040-]")
+_NOT_FIRST: Final = re.compile(f"^[^{_FIRST}]")
+
+
+def unless_too_deep(mapper: Mapper) -> Mapper:
+    """Return the mapping with an event nested beyond what Python follows as a Refusal."""
+
+    def guarded(event: Event, context: MapContext) -> Mapped:
+        try:
+            return mapper(event, context)
+        except RecursionError:
+            return Refusal("the event is nested too deeply")
+
+    return guarded
 
 
 def json_bytes(value: Json) -> bytes:

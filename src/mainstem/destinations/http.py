@@ -22,7 +22,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, Request
-from mainstem.destinations.body import form_bytes, json_bytes, quoted, text_of, xml_bytes
+from mainstem.destinations.body import form_bytes, json_bytes, quoted, text_of, unless_too_deep, xml_bytes
 from mainstem.destinations.paths import (
     MISSING,
     Json,
@@ -33,16 +33,18 @@ from mainstem.destinations.paths import (
     compile_write,
     copied,
     is_path,
+    literal,
     parse_path,
     wildcards,
     without_gaps,
 )
-from mainstem.destinations.templates import compile_text, compile_tree, is_template
+from mainstem.destinations.templates import compile_text, compile_tree, constants, is_template
 from mainstem.destinations.wire import (
     configured_url_error,
     header_error,
     header_secrets,
     merged,
+    repr_without,
     url_error,
     with_path,
     with_query,
@@ -151,6 +153,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         _compiled("queryParams", lambda: _named_reads(self.query_params))
         _compiled("pathParams", lambda: _path_reads(self.path_params))
 
+    def __repr__(self) -> str:
+        return repr_without(self, ("headers", "query_params", "body"))
+
     @property
     def target(self) -> str:
         """The URL, whichever name it was given under."""
@@ -212,15 +217,22 @@ def _header_parts(rows: tuple[Row, ...] | dict[str, Any]) -> list[_NamedRead]:
     return reads
 
 
-def _constant_headers(rows: tuple[Row, ...] | dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return the headers that are the same for every event."""
-    pairs = rows.items() if isinstance(rows, dict) else [(_name(row.target), row.value) for row in rows]
-    constant = {
-        name
-        for name, value in pairs
-        if name and not (isinstance(value, str) and (is_path(value) or is_template(value)))
-    }
-    return tuple((name, text_of(read({}))) for name, read in _named_reads(rows) if name in constant)
+def _said_in_headers(rows: tuple[Row, ...] | dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (header, text) of what the settings themselves put into headers: constants, and those in templates."""
+    said: list[tuple[str, str]] = []
+    as_rows = () if isinstance(rows, dict) else rows
+    pairs = [
+        *(rows.items() if isinstance(rows, dict) else ()),
+        *((_name(row.target), row.value) for row in as_rows),
+    ]
+    for name, value in pairs:
+        if not isinstance(value, str):
+            said.append((name, text_of(value)))
+        elif is_template(value):
+            said += [(name, text) for text in constants(value)]
+        elif not is_path(value):
+            said.append((name, value if isinstance(rows, dict) else text_of(literal(value))))
+    return said
 
 
 def _path_reads(params: tuple[PathParam | str, ...]) -> list[tuple[str, Read]]:
@@ -261,7 +273,7 @@ def _secrets(config: Config) -> tuple[str, ...]:
         config.bearer_token.reveal(),
         config.api_key_value.reveal(),
         *(value.rpartition(" ")[2] for _, value in _auth_headers(config)),
-        *header_secrets(_constant_headers(config.headers)),
+        *header_secrets(_said_in_headers(config.headers)),
     }
     return tuple(sorted(given - {""}))
 
@@ -326,7 +338,7 @@ def make_mapper(config: Config) -> Mapper:
         sent = b"" if body is MISSING or body == {} else encode(body)
         return (Request(method, url, merged(base, headers), sent, secrets),)
 
-    return to_request
+    return unless_too_deep(to_request)
 
 
 def _absent(value: Json) -> bool:

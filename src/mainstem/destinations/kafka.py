@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, StreamMessage
+from mainstem.destinations.body import json_bytes, unless_too_deep
 from mainstem.events.canonical import Event
 from mainstem.secret import Secret
 
@@ -28,21 +29,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     host_name: str
     """Broker host; several separated by commas, each with its own port if it is not `port`."""
     port: int = 9092
+    """Port of every broker in `hostName` that names none."""
     topic: str = ""
     """Where events go that nothing below sends elsewhere."""
     ssl_enabled: bool = False
+    """Connect with TLS."""
     ca_certificate: str = ""
     """PEM text of the authority that signed the broker's certificate; empty = the system's."""
     use_sasl: bool = msgspec.field(default=False, name="useSASL")
+    """Log in with the user and password below."""
     sasl_type: str = "plain"
     """plain, sha256 or sha512."""
     username: str = ""
+    """For SASL."""
     password: Secret = Secret("")
+    """For SASL."""
     enable_multi_topic: bool = False
     """Use the two tables below."""
     event_type_to_topic_map: tuple[TopicFor, ...] = ()
+    """Rows `{from: event type, to: topic}`."""
     event_to_topic_map: tuple[TopicFor, ...] = ()
-    """For track events, by event name; goes before the table by type."""
+    """Rows `{from: event name, to: topic}`, for track events; goes before the table by type."""
 
     def __post_init__(self) -> None:
         if self.sasl_type not in ("plain", "sha256", "sha512"):
@@ -66,7 +73,6 @@ def make_mapper(config: Config) -> Mapper:
     """Return the mapping for these settings."""
     by_event = {row.name: row.topic for row in config.event_to_topic_map if row.name and row.topic}
     by_type = {row.name: row.topic for row in config.event_type_to_topic_map if row.name and row.topic}
-    encode = msgspec.json.Encoder().encode
 
     def topic_of(event: Event) -> str:
         wanted = _topic_wanted(event.message.get("integrations"))
@@ -83,10 +89,10 @@ def make_mapper(config: Config) -> Mapper:
         topic = topic_of(event)
         if not topic:
             return Refusal("no topic: set `topic`, a topic for this event, or integrations.Kafka.topic")
-        key = (event.user_id or event.anonymous_id).encode()
-        return (StreamMessage(topic=topic, key=key, value=encode(event.message)),)
+        key = (event.user_id or event.anonymous_id).encode("utf-8", "surrogatepass")
+        return (StreamMessage(topic=topic, key=key, value=json_bytes(event.message)),)
 
-    return to_messages
+    return unless_too_deep(to_messages)
 
 
 def _topic_wanted(integrations: Any) -> str:

@@ -67,6 +67,14 @@ def compile_text(text: str, quote: Callable[[str], str] | None = None) -> Read:
     return fill
 
 
+def constants(text: str) -> tuple[str, ...]:
+    """Return what a template says by itself: the text around its references, and their defaults."""
+    pieces = _REFERENCE.split(text)
+    defaults = (literal(piece.partition("||")[2].strip()) for piece in pieces[1::2])
+    around = (piece.strip() for piece in pieces[0::2])
+    return tuple(piece for piece in (*around, *map(text_of, defaults)) if piece)
+
+
 def compile_tree(tree: Any) -> Read:
     """Return a function that gives a tree with its references filled in; what is MISSING is left out.
 

@@ -18,14 +18,15 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, Request
-from mainstem.destinations.body import flat, json_bytes, quoted, text_of
+from mainstem.destinations.body import flat, json_bytes, quoted, text_of, unless_too_deep
 from mainstem.destinations.paths import MISSING, Json, PathInvalid, Read
-from mainstem.destinations.templates import compile_text, is_template
+from mainstem.destinations.templates import compile_text, constants, is_template
 from mainstem.destinations.wire import (
     configured_url_error,
     header_error,
     header_secrets,
     merged,
+    repr_without,
     url_error,
     with_query,
 )
@@ -83,6 +84,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             except PathInvalid as error:
                 raise ValueError(f"`headers`: `{header}`: {error}") from None
 
+    def __repr__(self) -> str:
+        return repr_without(self, ("headers",))
+
     @property
     def target(self) -> str:
         """The URL, whichever name it was given under."""
@@ -111,18 +115,19 @@ def make_mapper(config: Config) -> Mapper:
     templated = [(name, compile_text(value)) for name, value in config.header_pairs if is_template(value)]
     read_url: Read | None = compile_text(target, quoted) if is_template(target) else None
     # Which events have nothing of their own in their headers is known beforehand for most workspaces.
-    fixed_headers, fixed_secrets = merged(default, fixed), header_secrets(fixed)
+    fixed_headers = merged(default, fixed)
+    secrets = header_secrets((name, said) for name, value in config.header_pairs for said in constants(value))
 
     def to_request(event: Event, context: MapContext) -> Mapped:
         message = event.message
         url: Json = read_url(message) if read_url is not None else target
         if url is MISSING:
             return Refusal("`url`: the event has no value for a reference in it; give it a default with ||")
-        configured, headers, secrets = fixed, fixed_headers, fixed_secrets
+        configured, headers = fixed, fixed_headers
         if templated:
             own = [(name, read(message)) for name, read in templated]
             configured = merged(fixed, ((name, str(value)) for name, value in own if value is not MISSING))
-            headers, secrets = merged(default, configured), header_secrets(configured)
+            headers = merged(default, configured)
         if dynamic and ("header" in message or "appendPath" in message):
             more, path = message.get("header"), message.get("appendPath")
             if isinstance(more, dict):
@@ -146,7 +151,7 @@ def make_mapper(config: Config) -> Mapper:
             return (Request(method, with_query(url, flat(_details(message))), headers, b"", secrets),)
         return (Request(method, url, headers, json_bytes(_with_ip(message)), secrets),)
 
-    return to_request
+    return unless_too_deep(to_request)
 
 
 def _appended(url: str, path: str) -> str:

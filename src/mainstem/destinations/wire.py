@@ -4,9 +4,11 @@ Whether a URL may be sent to (loopback, private networks) is the guard's questio
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from mainstem.destinations.body import quoted
 from mainstem.destinations.paths import PathInvalid
@@ -102,3 +104,12 @@ def header_secrets(headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
         for name, value in headers
         if name.lower() not in _OPEN_HEADERS and len(value) >= _SHORTEST_SECRET
     )
+
+
+def repr_without(config: msgspec.Struct, hidden: Collection[str]) -> str:
+    """Return a settings struct's repr with `***` for the fields that may hold credentials."""
+    shown = (
+        f"{name}=***" if name in hidden else f"{name}={getattr(config, name)!r}"
+        for name in config.__struct_fields__
+    )
+    return f"{type(config).__name__}({', '.join(shown)})"
