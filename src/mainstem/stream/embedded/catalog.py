@@ -79,6 +79,10 @@ class Catalog:
                 if before is None:
                     break
                 raise StreamCorrupt(f"{segment_path(self._directory, number)}: never started")
+            if len(info.firsts) != self._meta.partitions:
+                raise StreamCorrupt(
+                    f"{info.path}: {len(info.firsts)} partitions, not {self._meta.partitions}"
+                )
             if before is not None and info.firsts != before.nexts:
                 raise StreamCorrupt(f"{info.path}: its offsets do not continue those of {before.path}")
             found.append(info)

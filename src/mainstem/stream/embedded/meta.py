@@ -42,7 +42,7 @@ class Meta:
                 self._connection.execute(_SCHEMA)
                 self._connection.executemany(
                     "INSERT OR IGNORE INTO facts VALUES (?, ?)",
-                    [("format", FORMAT), ("partitions", partitions), ("dropped", 0)],
+                    [("format", FORMAT), ("partitions", partitions), ("dropped", 0), ("made", 0)],
                 )
         self.partitions = self._fact("partitions")
         if self._fact("format") != FORMAT:
@@ -53,6 +53,14 @@ class Meta:
     def dropped(self) -> int:
         """Return the number of the last segment that retention dropped; 0 if none."""
         return self._fact("dropped")
+
+    def made(self) -> bool:
+        """Tell whether the first segment was made: from then on there is always one."""
+        return bool(self._fact("made"))
+
+    def set_made(self) -> None:
+        """Note that the first segment was made."""
+        self._do(lambda c: c.execute("UPDATE facts SET value = 1 WHERE key = 'made'").fetchall())
 
     def cursors(self) -> dict[str, dict[int, int]]:
         """Return every cursor."""

@@ -20,7 +20,8 @@ OFFSET_BITS: Final = 48
 """Record id = partition << 48 | offset: 32,768 partitions, and at a million records a second and partition
 offsets last for nine years; a gateway of 50,000 a second has 178."""
 OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
-PAGE_BYTES: Final = 4096
+PAGE_BYTES: Final = 8192
+"""Measured: fewer writes for large groups than 4096, less written for small ones than 16384."""
 SAFE_SQLITE: Final = (3, 51, 3)
 """Before it, a WAL reset may corrupt a database that two connections write or checkpoint
 (https://sqlite.org/wal.html#walresetbug)."""

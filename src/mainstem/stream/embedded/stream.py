@@ -24,6 +24,7 @@ from mainstem.stream.base import (
     OnRevoke,
     Record,
     StreamClosed,
+    StreamCorrupt,
     StreamFull,
 )
 from mainstem.stream.embedded.cache import Extent, ExtentCache
@@ -414,8 +415,13 @@ def _open_files(directory: Path, partitions: int, clock: Clock) -> tuple[Meta, C
             try:
                 catalog = Catalog(directory, meta)
                 if not catalog.refresh():
+                    if meta.made():
+                        missing = segment_path(directory, meta.dropped() + 1)
+                        raise StreamCorrupt(f"{missing} is missing, and so is every other segment")
                     _make_first(directory, meta, clock)
                     catalog.refresh()
+                if not meta.made():
+                    meta.set_made()
                 heads = Heads(directory, meta.partitions)
             except BaseException:
                 meta.close()

@@ -296,7 +296,7 @@ class Upkeep:
         oldest_ms = self._clock.now_ms() - self._limits.retention_age_ms
         blocked = 0
         for info in segments[:-1]:
-            if info.max_ms >= oldest_ms and total <= self._limits.retention_bytes:
+            if max(info.max_ms, info.created_ms) >= oldest_ms and total <= self._limits.retention_bytes:
                 break
             needed_by = _needed_by(info, cursors)
             force = self._limits.retention_force_bytes
