@@ -81,6 +81,23 @@ _SCAN_TOKENS: Final = 200_000
 """Tokens the search for the end of a too deep element may look at: bounds its time to tens of ms."""
 
 
+def strict_message(raw: bytes, max_depth: int) -> dict[str, Any] | None:
+    """Return the event in `raw` if there is nothing odd about it; None: ask `read_item` what it is.
+
+    The way of nearly every event, so it makes no object beside the message.
+    """
+    try:
+        message = _decode_any(raw)
+    except (*_STRICT_ERRORS, RecursionError):
+        return None
+    if type(message) is not dict:
+        return None
+    # Every level opens a bracket: few brackets, no depth.
+    if raw.count(b"{") + raw.count(b"[") > max_depth and deeper_than(raw, max_depth):
+        return None
+    return message
+
+
 def read_item(raw: bytes, max_depth: int, *, replaced: bool = False) -> Item | Unreadable:
     """Return the event in `raw`, strictly read if it can be, else repaired, else why not."""
     try:

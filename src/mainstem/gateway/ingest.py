@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from mainstem.events.canonical import id_text
-from mainstem.events.envelope import Unreadable, read_item
+from mainstem.events.envelope import Unreadable, read_item, strict_message
 from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import REJECTED, StoredEvent, dedup_key, encode_stored
 from mainstem.gateway.answers import NO_IDS, Rejection
@@ -76,28 +76,32 @@ class Intake:
             )
             return
         arrival = self._arrival
-        item = read_item(raw, settings.max_depth, replaced=arrival.replaced)
-        if isinstance(item, Unreadable):
-            self._reject(raw, None, item.code, item.message)
-            return
-        message: dict[str, Any] = item.message
+        repaired = False
+        message = None if arrival.replaced else strict_message(raw, settings.max_depth)
+        if message is None:
+            item = read_item(raw, settings.max_depth, replaced=arrival.replaced)
+            if isinstance(item, Unreadable):
+                self._reject(raw, None, item.code, item.message)
+                return
+            raw, message, repaired = item.raw, item.message, item.repaired
         kind = arrival.forced_type
         if not kind:
             given = message.get("type")
             kind = given.strip().lower() if isinstance(given, str) else ""
             if kind not in EVENT_TYPES:
                 words = "type: missing or not a text" if not kind else f"type: {kind[:40]!r} is not known"
-                self._reject(item.raw, message, "unknown_type" if kind else "missing_type", words)
+                self._reject(raw, message, "unknown_type" if kind else "missing_type", words)
                 return
-        user_id = id_text(message.get("userId"))
-        anonymous_id = id_text(message.get("anonymousId"))
+        get = message.get
+        user_id = value.strip() if type(value := get("userId")) is str else id_text(value)
+        anonymous_id = value.strip() if type(value := get("anonymousId")) is str else id_text(value)
         if not user_id and not anonymous_id:
-            self._reject(item.raw, message, "missing_ids", NO_IDS)
+            self._reject(raw, message, "missing_ids", NO_IDS)
             return
-        message_id = id_text(message.get("messageId"))
+        message_id = value.strip() if type(value := get("messageId")) is str else id_text(value)
         if len(user_id) + len(anonymous_id) + len(message_id) > _MAX_ID_CHARS:
             self._reject(
-                item.raw,
+                raw,
                 message,
                 "id_too_long",
                 f"userId, anonymousId, messageId: over {_MAX_ID_CHARS} characters",
@@ -108,7 +112,7 @@ class Intake:
         if made:
             message_id = new_message_id()
             source.warn("no_message_id")
-        if item.repaired:
+        if repaired:
             source.warn("repaired")
         if size > settings.warn_event_bytes:
             source.warn("oversize")
@@ -122,13 +126,13 @@ class Intake:
                         message_id,
                         kind,
                         arrival.received_at_ms,
-                        item.raw,
+                        raw,
                         arrival.request_ip,
                         arrival.sent_at,
                         "event",
                         "",
                         made,
-                        item.repaired,
+                        repaired,
                         arrival.integrations,
                         arrival.context,
                         arrival.channel,
