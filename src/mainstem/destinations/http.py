@@ -325,18 +325,19 @@ def make_mapper(config: Config) -> Mapper:
         url = _url(target if read_url is None else read_url(message), path_reads, message)
         if isinstance(url, Refusal):
             return url
-        if (read_url is not None or path_reads) and (problem := url_error(url)):
+        if read_url is not None and (problem := url_error(url)):
             return Refusal(f"the URL made for this event {problem}")
         headers = _headers(header_reads, message)
         if isinstance(headers, Refusal):
             return headers
-        query = [(name, read(message)) for name, read in query_reads]
-        url = with_query(
-            url, [(name, text_of(without_gaps(value))) for name, value in query if not _absent(value)]
-        )
+        if query_reads:
+            query = ((name, read(message)) for name, read in query_reads)
+            url = with_query(
+                url, [(name, text_of(without_gaps(value))) for name, value in query if not _absent(value)]
+            )
         body = MISSING if build is None else build(message)
         sent = b"" if body is MISSING or body == {} else encode(body)
-        return (Request(method, url, merged(base, headers), sent, secrets),)
+        return (Request(method, url, merged(base, headers) if headers else base, sent, secrets),)
 
     return unless_too_deep(to_request)
 
@@ -355,7 +356,11 @@ def _url(url: Json, path_reads: list[tuple[str, Read]], message: dict[str, Any])
             return Refusal(f"pathParams: the event has no `{text}`")
         if isinstance(value, dict | list):
             return Refusal(f"pathParams: `{text}` is no single value in this event")
-        pieces.append(text_of(value))
+        piece = text_of(value)
+        if piece in (".", ".."):
+            # Clients resolve these before they send: DELETE /contacts/.. would be DELETE /.
+            return Refusal(f"pathParams: `{text}` is `{piece}` in this event, which would mean another URL")
+        pieces.append(piece)
     return with_path(str(url), pieces)
 
 
