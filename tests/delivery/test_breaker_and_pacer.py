@@ -113,7 +113,11 @@ def test_retry_after_pauses_and_the_rate_recovers() -> None:
     for _ in range(300):
         pacer.started(now)
         now += 0.01  # 100 a second
-    pacer.throttled(now, 2.0)
+    answers = 0
+    while not pacer.active:  # the 429 of a single user pause nobody else
+        pacer.throttled(now, 2.0)
+        answers += 1
+    assert 35 < answers < 45
     assert pacer.wait_s(now) == 2.0
     assert pacer.rate_per_s == pytest.approx(70, rel=0.05)
     pacer.throttled(now + 0.1, None)  # one answer of the same burst
@@ -134,8 +138,9 @@ def test_retry_after_pauses_and_the_rate_recovers() -> None:
 
 def test_the_learnt_rate_stays_below_the_configured_one() -> None:
     pacer = Pacer(10.0)
-    pacer.started(1000.0)
-    pacer.throttled(1000.0, None)
+    for _ in range(5):
+        pacer.started(1000.0)
+        pacer.throttled(1000.0, None)
     assert pacer.rate_per_s < 10
     for second in range(100):
         pacer.succeeded(1002.0 + second)
