@@ -41,9 +41,9 @@ def test_the_tolerant_reader_splits_a_batch_as_the_strict_one(
     events: list[dict[str, Any]], indent: bool
 ) -> None:
     body = json.dumps({"a": [1], "batch": events, "writeKey": "k"}, indent=2 if indent else None).encode()
-    strict = read_batch(body)
+    strict = read_batch(body, 1000)
     # A NaN in the envelope sends the whole body to the tolerant reader.
-    tolerant = read_batch(body.replace(b'"a"', b'"b":NaN,"a"', 1))
+    tolerant = read_batch(body.replace(b'"a"', b'"b":NaN,"a"', 1), 1000)
     assert isinstance(strict, Batch)
     assert isinstance(tolerant, Batch)
     assert strict.items == tolerant.items
@@ -52,7 +52,7 @@ def test_the_tolerant_reader_splits_a_batch_as_the_strict_one(
 
 @given(st.binary(max_size=200))
 def test_any_bytes_get_an_answer(body: bytes) -> None:
-    assert isinstance(read_batch(body), Batch | NotABatch)
+    assert isinstance(read_batch(body, 1000), Batch | NotABatch)
     assert isinstance(read_item(body, 64), Item | Unreadable)
     value = read_value(body, 64)
     if not isinstance(value, Unreadable):
@@ -84,12 +84,22 @@ def test_numbers_keep_every_digit_when_something_else_is_repaired() -> None:
 
 
 def test_the_last_of_equal_keys_counts() -> None:
-    batch = read_batch(b'{"batch":[1],"batch":[{"a":1,"a":2}],"x":NaN}')
+    batch = read_batch(b'{"batch":[1],"batch":[{"a":1,"a":2}],"x":NaN}', 1000)
     assert isinstance(batch, Batch)
     assert batch.items == [b'{"a":1,"a":2}']
     item = read_item(batch.items[0], 64)
     assert isinstance(item, Item)
     assert item.message == {"a": 2}
+
+
+@pytest.mark.parametrize("odd", [b"", b',"x":NaN', b',"x":[' + b"0," * 1_000_001 + b"0]"])
+def test_more_items_than_wanted(odd: bytes) -> None:
+    body = b'{"writeKey":"k","batch":[1,2,3]' + odd + b"}"
+    enough, few = read_batch(body, 3), read_batch(body, 2)
+    assert isinstance(enough, Batch)
+    assert enough.items == [b"1", b"2", b"3"]
+    assert isinstance(few, NotABatch)
+    assert (few.code, few.write_key) == ("too_many_events", "k")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_the_last_of_equal_keys_counts() -> None:
     ],
 )
 def test_sent_at_of_the_envelope(sent_at: bytes, text: str) -> None:
-    batch = read_batch(b'{"batch":[{}],"sentAt":' + sent_at + b"}")
+    batch = read_batch(b'{"batch":[{}],"sentAt":' + sent_at + b"}", 1000)
     assert isinstance(batch, Batch)
     assert batch.sent_at == text
 
@@ -121,7 +131,7 @@ def test_sent_at_of_the_envelope(sent_at: bytes, text: str) -> None:
     ],
 )
 def test_context_of_the_envelope_is_an_object_or_nothing(context: bytes, kept: bytes) -> None:
-    batch = read_batch(b'{"batch":[{"x":1}],"context":' + context + b"}")
+    batch = read_batch(b'{"batch":[{"x":1}],"context":' + context + b"}", 1000)
     assert isinstance(batch, Batch)
     assert batch.context == kept
     assert batch.items == [b'{"x":1}']
@@ -129,5 +139,5 @@ def test_context_of_the_envelope_is_an_object_or_nothing(context: bytes, kept: b
 
 def test_the_search_for_the_end_of_a_deep_element_is_bounded() -> None:
     body = b'{"batch":[' + b'[""' * 150_000
-    found = read_batch(body)
+    found = read_batch(body, 1000)
     assert isinstance(found, NotABatch)

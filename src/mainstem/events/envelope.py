@@ -77,6 +77,8 @@ _encode: Final = msgspec.json.encode
 _STRICT_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError)
 
 _MAX_DIGITS: Final = 4_000
+_MANY_COMMAS: Final = 1_000_000
+"""An 8 MiB batch of real events has about a quarter of this."""
 _SCAN_TOKENS: Final = 200_000
 """Tokens the search for the end of a too deep element may look at: bounds its time to tens of ms."""
 
@@ -92,8 +94,10 @@ def strict_message(raw: bytes, max_depth: int) -> dict[str, Any] | None:
         return None
     if type(message) is not dict:
         return None
-    # Every level opens a bracket: few brackets, no depth.
-    if raw.count(b"{") + raw.count(b"[") > max_depth and deeper_than(raw, max_depth):
+    # Every level opens a bracket: few brackets, no depth. Counted by what is left without them: bytes.replace
+    # searches with memchr and takes half the time of bytes.count.
+    brackets = 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b""))
+    if brackets > max_depth and deeper_than(raw, max_depth):
         return None
     return message
 
@@ -179,6 +183,9 @@ _Tolerant: Final = json.JSONDecoder(
     parse_constant=lambda _: None, parse_int=_number, parse_float=_float, strict=False
 )
 
+# Only finds where a value ends: no Python call per number, and no limit on its digits.
+_Scanner: Final = json.JSONDecoder(parse_constant=lambda _: None, parse_int=float, strict=False)
+
 _ESCAPES: Final = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
@@ -206,17 +213,25 @@ def _short(error: Exception) -> str:
 # ---------------------------------------------------------------- batches
 
 
-def read_batch(body: bytes) -> Batch | NotABatch:
-    """Return the batch in `body`; its items are not looked into."""
+def read_batch(body: bytes, max_items: int) -> Batch | NotABatch:
+    """Return the batch in `body`; its items are not looked into.
+
+    More than `max_items` items are `NotABatch` with code `too_many_events`.
+    """
+    if body.count(b",") > _MANY_COMMAS:
+        # So many that a list of them all could take hundreds of megabytes: this reader stops at the bound.
+        return _read_batch_tolerantly(body, max_items)
     try:
         envelope = _decode_envelope(body)
         if not body.isascii():
             body.decode()
     except (*_STRICT_ERRORS, RecursionError):
-        return _read_batch_tolerantly(body)
+        return _read_batch_tolerantly(body, max_items)
     context, integrations = bytes(envelope.context), bytes(envelope.integrations)
     if (context or integrations) and not (_is_object(context) and _is_object(integrations)):
-        return _read_batch_tolerantly(body)
+        return _read_batch_tolerantly(body, max_items)
+    if len(envelope.batch) > max_items:
+        return _too_many(max_items, _key_text(envelope.write_key))
     return Batch(
         [bytes(item) for item in envelope.batch],
         _time_text(envelope.sent_at),
@@ -224,6 +239,10 @@ def read_batch(body: bytes) -> Batch | NotABatch:
         integrations,
         _key_text(envelope.write_key),
     )
+
+
+def _too_many(max_items: int, write_key: str = "") -> NotABatch:
+    return NotABatch("too_many_events", f"a batch holds at most {max_items} events", write_key)
 
 
 def _is_object(raw: bytes) -> bool:
@@ -254,7 +273,11 @@ class _Broken(Exception):
     """The envelope is not JSON even tolerantly."""
 
 
-def _read_batch_tolerantly(body: bytes) -> Batch | NotABatch:
+class _TooMany(Exception):
+    """The batch has more items than are wanted."""
+
+
+def _read_batch_tolerantly(body: bytes, max_items: int) -> Batch | NotABatch:
     text, replaced = _text(body)
     fields: dict[str, Any] = {}
     texts: dict[str, str] = {}
@@ -273,7 +296,7 @@ def _read_batch_tolerantly(body: bytes) -> Batch | NotABatch:
             while True:
                 key, at = _key(text, at)
                 if key == "batch" and text[at : at + 1] == "[":
-                    items, at = _elements(text, at)
+                    items, at = _elements(text, at, max_items)
                 else:
                     if key == "batch":
                         items = None
@@ -291,6 +314,8 @@ def _read_batch_tolerantly(body: bytes) -> Batch | NotABatch:
             else b""
             for name in ("context", "integrations")
         )
+    except _TooMany:
+        return _too_many(max_items, _key_text(fields.get("writeKey")))
     except (ValueError, _Broken) as error:
         return NotABatch("invalid_json", f"invalid json: {_short(error)}")
     except RecursionError:
@@ -337,16 +362,18 @@ def _more(text: str, at: int, end: str) -> tuple[int, bool]:
     raise _Broken(f"a comma or {end} is expected at character {at}")
 
 
-def _elements(text: str, at: int) -> tuple[list[str], int]:
+def _elements(text: str, at: int, max_items: int) -> tuple[list[str], int]:
     items: list[str] = []
     at = _skip(text, at + 1)
     if text[at : at + 1] == "]":
         return items, at + 1
     while True:
         try:
-            end = _value(text, at)[1]
+            end = _Scanner.raw_decode(text, at)[1]
         except RecursionError:
             end = _end_of_deep(text, at)
+        if len(items) >= max_items:
+            raise _TooMany
         items.append(text[at:end])
         at, more = _more(text, end, "]")
         if not more:

@@ -304,17 +304,16 @@ class Gateway:
         present, source = self._who(exchange.headers, query)
         if present and source is None:
             return answers.WRONG_WRITE_KEY
-        batch = read_batch(body)
+        batch = read_batch(body, self._settings.max_batch_events)
         if not present and batch.write_key:
             present, source = True, self._keys.by_key(batch.write_key)
         if source is None or not self._may(source, exchange):
             return self._refused(present, source)
         if isinstance(batch, NotABatch):
-            return answers.error(400, batch.code, batch.message)
+            status = 413 if batch.code == "too_many_events" else 400
+            return answers.error(status, batch.code, batch.message)
         if not batch.items:
             return answers.error(400, "empty_batch", "empty batch payload")
-        if len(batch.items) > self._settings.max_batch_events:
-            return self._too_many
         arrival = self._arrival(exchange, channel=channel, sent_at=not batch.sent_at)
         if batch.sent_at:
             arrival.sent_at = batch.sent_at
