@@ -59,6 +59,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ops_port: Annotated[int, _d("Port of the operations endpoints."), Meta(ge=0, le=65535)] = 8081
     gateways: Annotated[int, _d("Gateway processes that `serve` runs."), Meta(ge=1, le=64)] = 1
     workers: Annotated[int, _d("Worker processes that `serve` runs."), Meta(ge=1, le=64)] = 1
+    restart_delay_max_s: Annotated[
+        float,
+        _d("A process of `serve` that keeps ending is started again after at most this time."),
+        Meta(ge=0.1),
+    ] = 5.0
     public_url: Annotated[
         str,
         _d("URL at which SDKs reach the gateway, for the settings documents; empty = from the Host header."),
@@ -117,7 +122,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 0
     stream_min_free_bytes: Annotated[
-        int, _d("While the disk has less, events are answered 503, so that what was accepted can be delivered.")
+        int,
+        _d("While the disk has less, events are answered 503, so that what was accepted can be delivered."),
     ] = 64 * 1024 * 1024
     dedup_window_s: Annotated[float, _d("A messageId seen again within this time is a duplicate.")] = 86_400.0
     dedup_max_ids: Annotated[

@@ -153,9 +153,9 @@ class MergedReader:
         return behind
 
     def assign(self, positions: Mapping[int, int]) -> None:
-        """Add partitions, each from its next offset."""
+        """Add partitions, each from its next offset; they are read when what others hold now is given."""
+        self.revoke(frozenset(positions))
         self._positions.update(positions)
-        self._limits = {}
 
     def revoke(self, partitions: frozenset[int]) -> None:
         """Stop giving records of these partitions."""
@@ -177,30 +177,20 @@ class MergedReader:
         """
         if not self._held and not self._unread():
             await self._look(end)
-        gathered = self._held
-        self._held = []
+        # What was read stays in `_held` while more is awaited: an error, a cancellation or a partition that
+        # comes or goes meanwhile then loses nothing and gives nothing twice.
+        buffered = {item.record.partition for item in self._held}
+        for partition in self._unread():
+            if partition not in buffered:
+                await self._chunk(partition, max_records)
+        gathered = sorted(self._held, key=_by_append)
         # Nothing after the smallest last sequence of a partition with more to come is safe to give yet.
         safe: tuple[int, int] | None = None
-        buffered: dict[int, Decoded] = {}
-        for item in gathered:
-            buffered[item.record.partition] = item
-        for partition in self._unread():
-            last = buffered.get(partition)
-            if last is None:
-                chunk = await self._chunk(partition, max_records)
-                if not chunk:
-                    continue
-                gathered.extend(chunk)
-                last = chunk[-1]
-            if self._positions.get(partition, 0) < self._limits.get(partition, 0):
-                reach = _by_append(last)
-                safe = reach if safe is None else min(safe, reach)
-        gathered = [item for item in gathered if item.record.partition in self._positions]
-        gathered.sort(key=_by_append)
-        if safe is None:
-            return gathered
+        if unread := self._unread():
+            last = {item.record.partition: item for item in gathered}
+            safe = min((_by_append(last[part]) for part in unread if part in last), default=None)
         cut = len(gathered)
-        while cut and _by_append(gathered[cut - 1]) > safe:
+        while safe is not None and cut and _by_append(gathered[cut - 1]) > safe:
             cut -= 1
         self._held = gathered[cut:]
         return gathered[:cut]
@@ -217,15 +207,17 @@ class MergedReader:
             limit = bounds[partition].next
             self._limits[partition] = min(limit, end.get(partition, 0)) if end is not None else limit
 
-    async def _chunk(self, partition: int, max_records: int) -> list[Decoded]:
-        position = self._positions[partition]
-        room = min(max_records, self._limits[partition] - position)
-        chunk = list(await self._reader.read(partition, position, max_records=room))
-        if partition not in self._positions:
-            return []  # revoked while we read
+    async def _chunk(self, partition: int, max_records: int) -> None:
+        position = self._positions.get(partition)
+        room = self._limits.get(partition, 0) - position if position is not None else 0
+        if position is None or room <= 0:
+            return  # revoked, or assigned anew, while another partition was read
+        chunk = await self._reader.read(partition, position, max_records=min(max_records, room))
+        if self._positions.get(partition) != position:
+            return  # likewise, while this one was read
         if chunk:
+            self._held.extend(chunk)
             self._positions[partition] = chunk[-1].record.offset + 1
         else:
             # The stream holds nothing there although its bounds say so: look again next time.
             self._limits.pop(partition, None)
-        return chunk

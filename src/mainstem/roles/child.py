@@ -20,12 +20,14 @@ from mainstem.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+_log = log.logger(__name__)
+
 # A group commit hands the interpreter from the event loop to the writer thread and back. The default of 5 ms
 # between forced hand-overs would be most of an answer's time under load.
 SWITCH_INTERVAL_S: Final = 0.0005
 
 
-async def _run(role_name: str, name: str, fd: int | None) -> None:
+async def _run(role_name: str, name: str, fd: int | None) -> int:
     # Only the parent stops us (by closing the channel), so that gateways drain before workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = await ParentChannel.open()
@@ -50,10 +52,17 @@ async def _run(role_name: str, name: str, fd: int | None) -> None:
         }
         closed = asyncio.create_task(channel.answer_until_closed(answers))
         ended = asyncio.create_task(terminated.wait())
-        await asyncio.wait([closed, ended], return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
+        failed = asyncio.create_task(role.failed())
+        await asyncio.wait([closed, ended, failed], return_when=asyncio.FIRST_COMPLETED)
+        why = failed.result() if failed.done() else ""
+        for task in (ended, failed):
+            task.cancel()
+        if why:
+            # Half a role would look alive: end, and be started again whole.
+            _log.critical("process can't go on", process=name, error=why)
         await role.stop()
         closed.cancel()
+    return 1 if why else 0
 
 
 async def _metrics() -> Any:
@@ -65,7 +74,7 @@ def main() -> None:
     role_name, name = sys.argv[1], sys.argv[2]
     fd = int(sys.argv[3]) if len(sys.argv) > 3 else None
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    uvloop.run(_run(role_name, name, fd))
+    sys.exit(uvloop.run(_run(role_name, name, fd)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -25,8 +25,13 @@ from mainstem.pipeline.outcome import DEAD, DELIVERED, FILTERED, REJECTED, Dead,
 from mainstem.pipeline.plan import DestinationPlan
 from mainstem.pipeline.reading import SharedReader
 from mainstem.roles.runner import Rules, Runner, reason_class
-from mainstem.stream.base import Record, Stream
+from mainstem.stream.base import Record, Stream, StreamClosed
+from mainstem.telemetry.log import logger
 from mainstem.workspace.model import Destination
+
+_log = logger(__name__)
+
+_RETRY_S: Final = 5.0
 
 
 class FlowRefused(MainstemError):
@@ -140,7 +145,8 @@ class LaneFlow:
             await self._sink.close()
 
     def status(self) -> Any:
-        return {"kind": "lanes", **msgspec.to_builtins(self._sender.status())}
+        status = {"kind": "lanes", **msgspec.to_builtins(self._sender.status())}
+        return {**status, "error": self._runner.failure} if self._runner.failure else status
 
 
 class FilesFlow:
@@ -155,6 +161,7 @@ class FilesFlow:
             raise FlowRefused(f"destination {destination.id}: endpoint {endpoint}: {refusal}")
         self._plan = plan
         self._decoder = decoder
+        self._clock = around.clock
         self._archiver = Archiver(
             cursor=destination.id,
             destination=destination.id,
@@ -175,7 +182,7 @@ class FilesFlow:
     async def assign(self, positions: Mapping[int, Position]) -> None:
         await self._archiver.assign(positions)
         if self._task is None:
-            self._task = asyncio.create_task(self._archiver.run(self._stop))
+            self._task = asyncio.create_task(self._run(), name=f"archiver {self._plan.destination.id}")
 
     async def revoke(self, partitions: frozenset[int]) -> None:
         await self._archiver.revoke(partitions)
@@ -191,6 +198,18 @@ class FilesFlow:
 
     def status(self) -> Any:
         return {"kind": "files", **msgspec.to_builtins(self._archiver.status())}
+
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._archiver.run(self._stop)
+            except StreamClosed:
+                return
+            except Exception:  # noqa: BLE001 - a bug met by one event must not end the archive unseen
+                _log.exception(
+                    "archive failed and begins again at its position", destination=self._plan.destination.id
+                )
+                await self._clock.sleep(_RETRY_S)
 
     def _evaluate(self, record: Record) -> CountKey:
         _, event = self._decoder.decode(

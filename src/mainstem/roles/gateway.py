@@ -62,10 +62,15 @@ class GatewayRole:
         )
         self._sock.setblocking(False)
         self._tasks = [
-            asyncio.create_task(self._gateway.serve(self._sock)),
-            asyncio.create_task(self._follow_workspace(source)),
-            asyncio.create_task(self._watch_stream(stream)),
+            asyncio.create_task(self._gateway.serve(self._sock), name="serve"),
+            asyncio.create_task(self._follow_workspace(source), name="follow the workspace"),
+            asyncio.create_task(self._watch_stream(stream), name="watch the stream"),
         ]
+
+    async def failed(self) -> str:
+        """Wait until a task of the gateway ends, which none does by itself; return what happened."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        return "; ".join(f"{task.get_name()}: {task.exception()!r}" for task in done if not task.cancelled())
 
     async def stop(self) -> None:
         """Answer what came in, take nothing new."""

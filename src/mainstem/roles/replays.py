@@ -17,20 +17,20 @@ import msgspec
 from mainstem.delivery.sender import Sender
 from mainstem.destinations.archive import archive_config
 from mainstem.destinations.base import StreamSink
+from mainstem.errors import MainstemError
 from mainstem.events.canonical import Event
 from mainstem.events.stored import encode_stored
-from mainstem.lake.errors import LakeError
 from mainstem.lake.layout import parse_name
 from mainstem.lake.reader import ArchiveReader
 from mainstem.lake.store import open_store
-from mainstem.ledger.base import Ledger, Position, Replay
+from mainstem.ledger.base import Ledger, LedgerError, Position, Replay
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.outcome import DELIVERED, Filtered, Outcome
 from mainstem.pipeline.plan import DestinationPlan
 from mainstem.pipeline.where import Failed, Where
 from mainstem.roles.flows import FlowRefused, Surroundings, make_sender
 from mainstem.roles.runner import Evaluate, Rules, Runner, offer
-from mainstem.stream.base import Stream
+from mainstem.stream.base import Stream, StreamError
 from mainstem.telemetry.log import logger
 from mainstem.workspace.model import Destination
 
@@ -84,6 +84,11 @@ class _Lane(Protocol):
         ...
 
     @property
+    def reopened(self) -> bool:
+        """It reads nothing: the replay is over, but dead letters of it were redriven."""
+        ...
+
+    @property
     def failure(self) -> str:
         """Why it can't go on; empty if it can."""
         ...
@@ -95,18 +100,26 @@ class ReplayDesk:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._lanes: dict[str, _Lane] = {}
+        self._lane_plans: dict[str, DestinationPlan] = {}
+        """What each lane was made of."""
         self._plans: Mapping[str, DestinationPlan] = {}
         self._archives: Mapping[str, Destination] = {}
         self._decoder = Decoder(())
         self._owned: frozenset[int] = frozenset()
         self._version = -1
 
-    def replace_plans(
+    async def replace_plans(
         self, plans: Mapping[str, DestinationPlan], archives: Mapping[str, Destination], decoder: Decoder
     ) -> None:
-        """Use another snapshot for replays that start from now on."""
+        """Use another snapshot: replays begin again, at their place, with the rules that hold now. One whose
+        destination is disabled or gone waits for it."""
         self._plans, self._archives, self._decoder = plans, archives, decoder
         self._version = -1
+        await asyncio.gather(*(self._close(replay_id) for replay_id in list(self._lanes)))
+
+    async def _close(self, replay_id: str) -> None:
+        lane, plan = self._lanes.pop(replay_id), self._lane_plans.pop(replay_id)
+        await lane.drain(plan.destination.delivery.timeout_s)
 
     async def assign(self, partitions: frozenset[int]) -> None:
         """Own more partitions."""
@@ -120,12 +133,14 @@ class ReplayDesk:
         await asyncio.gather(*(lane.revoke(partitions) for lane in self._lanes.values()))
         if _ARCHIVE_OWNER in partitions:
             for key in [key for key, lane in self._lanes.items() if isinstance(lane, _ArchiveLane)]:
+                del self._lane_plans[key]
                 await self._lanes.pop(key).drain(0)
 
     async def stop(self, timeout_s: float) -> None:
         """Let replays go; the next owner goes on where they are."""
         await asyncio.gather(*(lane.drain(timeout_s) for lane in self._lanes.values()))
         self._lanes.clear()
+        self._lane_plans.clear()
 
     async def look(self) -> None:
         """Start what is waiting, end what is finished or cancelled."""
@@ -155,11 +170,15 @@ class ReplayDesk:
             return
         try:
             lane = await self._open(replay, reading=not reopened)
-        except Exception as error:  # noqa: BLE001 - told to whoever asked for the replay; live flows go on
+        except (LedgerError, StreamError):
+            self._version = -1  # passing trouble: look again
+            raise
+        except MainstemError as error:
             _log.error("replay can't be run", replay=replay.id, error=str(error))
             await ledger.put_replay(msgspec.structs.replace(replay, state="failed", error=str(error)))
             return
         self._lanes[replay.id] = lane
+        self._lane_plans[replay.id] = self._plans[replay.destination_id]
         await lane.assign(self._owned)
         if not reopened and replay.state == "waiting":
             known = next(item for item in await ledger.replays() if item.id == replay.id)
@@ -168,31 +187,29 @@ class ReplayDesk:
 
     async def _watch(self, replay: Replay, lane: _Lane) -> None:
         ledger, stream = self._around.ledger, self._around.stream
-        cancelled = replay.state in ("cancelled", "failed")
+        # Also when another worker saw the end before us: what is still parked is then taken up again as such.
+        ended = replay.state not in _OPEN and not (replay.state == "done" and lane.reopened)
         failure = lane.failure
-        if not cancelled and not failure and not await lane.finished():
+        if not ended and not failure and not await lane.finished():
             return
-        del self._lanes[replay.id]
-        await lane.drain(self._drain_s(replay))
-        if cancelled:
+        await self._close(replay.id)
+        if ended:
             await stream.forget(replay_cursor(replay.id))
             return
         counts = await ledger.counts(replay_cursor(replay.id))
+        read = sum(count for key, count in counts.items() if key.reason != OUTSIDE.rule)
         sent = sum(count for key, count in counts.items() if key.outcome == DELIVERED)
         await ledger.put_replay(
             msgspec.structs.replace(
                 replay,
                 state="failed" if failure else "done",
                 error=failure,
-                read=sum(counts.values()),
+                read=read,
                 sent=sent,
             )
         )
         await stream.forget(replay_cursor(replay.id))
         _log.info("replay ended", replay=replay.id, sent=sent, error=failure)
-
-    def _drain_s(self, replay: Replay) -> float:
-        return self._plans[replay.destination_id].destination.delivery.timeout_s
 
     async def _open(self, replay: Replay, *, reading: bool) -> _Lane:
         plan = self._plans[replay.destination_id]
@@ -225,7 +242,10 @@ class _StreamLane:
         cursor: str,
         end: Mapping[int, int],
         ledger: Ledger,
+        *,
+        reopened: bool,
     ) -> None:
+        self.reopened = reopened
         self._runner = runner
         self._sink = sink
         self._cursor = cursor
@@ -268,7 +288,7 @@ class _StreamLane:
             clock=around.clock,
             end=end,
         )
-        return cls(runner, sink, cursor, end, around.ledger)
+        return cls(runner, sink, cursor, end, around.ledger, reopened=not reading)
 
     async def assign(self, partitions: frozenset[int]) -> None:
         positions = await self._ledger.positions(self._cursor)
@@ -316,6 +336,7 @@ class _ArchiveLane:
         self._sink = sink
         self._cursor = replay_cursor(replay.id)
         self._task: asyncio.Task[None] | None = None
+        self.reopened = not reading
         self._all_read = not reading
         self.failure = ""
 
@@ -369,13 +390,18 @@ class _ArchiveLane:
     async def _run(self) -> None:
         try:
             await self._read()
-        except LakeError as error:
+        except MainstemError as error:
             self.failure = str(error)
+        except Exception as bug:  # noqa: BLE001 - told to whoever asked for the replay; live flows go on
+            _log.exception("replay failed", replay=self._replay.id)
+            self.failure = f"{type(bug).__name__}: {bug}"
 
     async def _read(self) -> None:
         files = self._replay.files
         positions = await self._around.ledger.open_cursor(self._cursor, dict.fromkeys(range(len(files)), 0))
         await self._sender.start(positions)
+        if self.reopened:
+            return
         sequence = 0
         for place, file in enumerate(files):
             line = 0

@@ -5,7 +5,7 @@ running replay; each has its own cursor, window and lanes, so none of them can h
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Final
 
 from mainstem.clock import Clock
@@ -13,11 +13,19 @@ from mainstem.delivery.item import Item
 from mainstem.delivery.sender import Sender
 from mainstem.destinations.base import Refusal, Skip
 from mainstem.events.canonical import Event
-from mainstem.ledger.base import HOUR_MS, CountKey, Ledger, Parked, Position, Settlement
+from mainstem.ledger.base import (
+    HOUR_MS,
+    CountKey,
+    Ledger,
+    LedgerError,
+    Parked,
+    Position,
+    Settlement,
+)
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.outcome import DEAD, FILTERED, REJECTED, Dead, Filtered, Outcome, Refused, Send
 from mainstem.pipeline.reading import MergedReader, SharedReader
-from mainstem.stream.base import OffsetGone, Stream
+from mainstem.stream.base import OffsetGone, Stream, StreamError
 from mainstem.telemetry.log import logger
 
 _log = logger(__name__)
@@ -26,6 +34,8 @@ Evaluate = Callable[[Event], Outcome]
 
 _IDLE_WAIT_S: Final = 0.5
 _READ_RECORDS: Final = 200
+_RETRY_FIRST_S: Final = 0.1
+_RETRY_MOST_S: Final = 5.0
 
 GONE: Final = "dropped by retention"
 """The reason in the books of records that the hard limit of retention dropped before they were delivered."""
@@ -119,18 +129,22 @@ class Runner:
         self._clock = clock
         self._end = end
         self._task: asyncio.Task[None] | None = None
+        self._owned: set[int] = set()
+        self.failure = ""
+        """Why it does not get on now; empty while it does. It goes on trying."""
 
     async def assign(self, positions: Mapping[int, Position]) -> None:
         """Take over partitions at these positions."""
         await self.sender.start(positions)
+        self._owned |= positions.keys()
         self._merged.assign({partition: at.next_offset for partition, at in positions.items()})
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"runner {self.cursor}")
 
     async def revoke(self, partitions: frozenset[int]) -> None:
         """Give partitions away: nothing of them is read any more, what is in flight is settled."""
-        self._merged.revoke(partitions)
-        await self.sender.revoke(partitions)
+        self._owned -= partitions
+        await self._let_go(partitions)
 
     async def drain(self, timeout_s: float) -> None:
         """Stop reading, finish what is in flight, settle, stop."""
@@ -140,11 +154,55 @@ class Runner:
         await self.sender.drain(timeout_s)
 
     async def _run(self) -> None:
+        """Go on for ever. Trouble of this destination's flow stays in this flow, and says so."""
+        retry_s = _RETRY_FIRST_S
         while True:
             try:
+                await self._regain()
                 await self._step()
+                retry_s, self.failure = _RETRY_FIRST_S, ""
+                continue
             except OffsetGone as gone:
-                await self._pass_over(gone)
+                error: Exception | None = await self._tried(self._pass_over(gone))
+                if error is None:
+                    continue
+            except (StreamError, LedgerError) as trouble:
+                error = trouble
+                _log.error("cursor can't go on now", cursor=self.cursor, error=str(error))
+            except Exception as bug:  # noqa: BLE001 - a bug met by one event must not end the flow unseen
+                error = bug
+                _log.exception("cursor failed and begins again at its position", cursor=self.cursor)
+                # Part of a batch may have been offered: only the ledger knows where to go on.
+                await self._tried(self._let_go(frozenset(self._owned)))
+            self.failure = f"{type(error).__name__}: {error}"
+            await self._clock.sleep(retry_s)
+            retry_s = min(_RETRY_MOST_S, retry_s * 2)
+
+    async def _tried(self, doing: Coroutine[None, None, None]) -> Exception | None:
+        try:
+            await doing
+        except (StreamError, LedgerError) as error:
+            _log.error("cursor can't go on now", cursor=self.cursor, error=str(error))
+            return error
+        return None
+
+    async def _let_go(self, partitions: frozenset[int]) -> None:
+        self._merged.revoke(partitions)
+        await self.sender.revoke(partitions)
+
+    async def _regain(self) -> None:
+        """Take up again what the sender gave up although it is ours: after a failure, or a fence."""
+        lost = self._owned - self.sender.positions.keys()
+        if not lost:
+            return
+        self._merged.revoke(frozenset(lost))
+        found = await self._ledger.positions(self.cursor)
+        positions = {part: at for part, at in found.items() if part in lost & self._owned}
+        await self.sender.start(positions)
+        gone = positions.keys() - self._owned
+        self._merged.assign({part: at.next_offset for part, at in positions.items() if part not in gone})
+        if gone:
+            await self.sender.revoke(gone)
 
     async def _step(self) -> None:
         await self.sender.wait_room()
@@ -161,10 +219,10 @@ class Runner:
     async def _pass_over(self, gone: OffsetGone) -> None:
         """Go on behind what the operator's hard limit dropped; the books say how much that was."""
         partition = gone.partition
-        await self.revoke(frozenset({partition}))
+        await self._let_go(frozenset({partition}))
         at = (await self._ledger.positions(self.cursor))[partition]
         lost = gone.earliest - at.next_offset
-        if lost > 0:
+        if lost > 0 and partition in self._owned:
             _log.error(
                 "events were dropped by retention before they were delivered",
                 cursor=self.cursor,
@@ -182,5 +240,4 @@ class Runner:
                     )
                 ]
             )
-            at = (await self._ledger.positions(self.cursor))[partition]
-        await self.assign({partition: at})
+        # The sender let the partition go: `_regain` takes it up again, where the ledger is now.

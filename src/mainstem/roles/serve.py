@@ -158,7 +158,8 @@ def _operations(
     async def destinations() -> Mapping[str, Any]:
         merged: dict[str, Any] = {}
         for process, answer in (await supervisor.ask_all("status")).items():
-            if isinstance(answer, dict):
+            # What does not answer is in `/health`.
+            if isinstance(answer, dict) and "error" not in answer:
                 for key, value in answer.items():
                     merged.setdefault(key, {})[process] = value
         return merged

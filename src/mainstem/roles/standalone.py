@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from mainstem.clock import Clock
+from mainstem.errors import MainstemError
 from mainstem.roles.exposition import Family, families
 from mainstem.roles.gateway import GatewayRole
 from mainstem.roles.ops import Health, Operations, OperationsServer
@@ -15,6 +16,10 @@ from mainstem.settings import Settings
 from mainstem.telemetry.log import logger
 
 _log = logger(__name__)
+
+
+class RoleFailed(MainstemError):
+    """A role ended by itself; whoever started it should start it again."""
 
 
 async def run_gateway(settings: Settings, clock: Clock) -> None:
@@ -35,11 +40,20 @@ async def _run(role: GatewayRole | WorkerRole, name: str, settings: Settings) ->
         operations = OperationsServer(_operations(role, name), ops_sock)
         serving = asyncio.create_task(operations.serve())
         _log.info("up", role=name, operations=f"{settings.ops_host}:{ops_sock.getsockname()[1]}")
-        signal_name = await until_signalled(lambda: _log.warning("HUP is for `mainstem serve`; ignored"))
-        _log.info("stopping", role=name, signal=signal_name)
+        failed = asyncio.create_task(role.failed())
+        signalled = asyncio.create_task(
+            until_signalled(lambda: _log.warning("HUP is for `mainstem serve`; ignored"))
+        )
+        await asyncio.wait([failed, signalled], return_when=asyncio.FIRST_COMPLETED)
+        why = failed.result() if failed.done() else ""
+        _log.info("stopping", role=name, signal="" if why else signalled.result())
+        for task in (failed, signalled):
+            task.cancel()
         await role.stop()
         operations.close()
-        await asyncio.gather(serving, return_exceptions=True)
+        await asyncio.gather(serving, failed, signalled, return_exceptions=True)
+    if why:
+        raise RoleFailed(f"the {name} could not go on: {why}")
 
 
 def _operations(role: GatewayRole | WorkerRole, name: str) -> Operations:

@@ -5,7 +5,7 @@ refuses nobody: connections wait in the socket's queue for the instant until the
 that die are started again at once (with back-off when they keep dying).
 
 Signals: TERM and INT stop (gateways drain first, then workers); HUP replaces gateways and workers one by one
-without closing the socket, which is how a new version or new settings come into force.
+without closing the socket, which is how a new version of the code comes into force.
 """
 
 import asyncio
@@ -32,6 +32,9 @@ RoleName = Literal["gateway", "worker"]
 _READY_TIMEOUT_S: Final = 60.0
 _ASK_TIMEOUT_S: Final = 5.0
 _KILL_AFTER_S: Final = 10.0
+_RESTART_DELAY_S: Final = 0.1
+_STEADY_S: Final = 10.0
+"""A process that lived this long is started again at once."""
 _BACKLOG: Final = 4096
 
 
@@ -160,7 +163,7 @@ class Child:
             self._channel = None
             self.restarts += 1
             lived_s = self._clock.monotonic() - started
-            delay_s = 0.0 if lived_s > 10 else min(5.0, max(0.1, delay_s * 2))
+            delay_s = 0.0 if lived_s > _STEADY_S else self._longer(delay_s)
             _log.error("process ended and is started again", process=self.name, code=code, delay_s=delay_s)
             while True:
                 await self._clock.sleep(delay_s)
@@ -168,12 +171,17 @@ class Child:
                     return
                 try:
                     reading = await self._spawn()
+                    if self._stopping and self._channel is not None:
+                        self._channel.close()  # `stop` saw the process before this one
                     break
                 except ServeFailed as error:
-                    delay_s = min(5.0, max(0.1, delay_s * 2))
+                    delay_s = self._longer(delay_s)
                     _log.error(
                         "process can't be started", process=self.name, error=str(error), delay_s=delay_s
                     )
+
+    def _longer(self, delay_s: float) -> float:
+        return min(self._settings.restart_delay_max_s, max(_RESTART_DELAY_S, delay_s * 2))
 
 
 class Supervisor:
@@ -185,6 +193,7 @@ class Supervisor:
         self._sock = sock
         self._children: list[Child] = []
         self._replacing = asyncio.Lock()
+        self._stopping = False
 
     @property
     def children(self) -> tuple[Child, ...]:
@@ -192,7 +201,7 @@ class Supervisor:
         return tuple(self._children)
 
     async def start(self) -> None:
-        """Start workers, then gateways: whoever is answered 200 has someone who delivers.
+        """Start all processes; return when every one does its work.
 
         Raises:
             ServeFailed: a process could not be started; those that were are stopped.
@@ -208,6 +217,11 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop gateways first (nothing new comes in), then workers."""
+        self._stopping = True
+        async with self._replacing:
+            await self._stop_all()
+
+    async def _stop_all(self) -> None:
         for role in ("gateway", "worker"):
             children = [child for child in self._children if child.name.startswith(role)]
             await asyncio.gather(*(child.stop(self._settings.drain_timeout_s) for child in children))
@@ -216,6 +230,8 @@ class Supervisor:
         """Start a fresh process for each child, then stop the old one; the socket stays open throughout."""
         async with self._replacing:
             for position, old in enumerate(self._children):
+                if self._stopping:
+                    return
                 role, index = old.name.rsplit("-", 1)
                 new = self._child(msgspec.convert(role, RoleName), int(index))
                 try:

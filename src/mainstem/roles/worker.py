@@ -12,13 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from mainstem.destinations.catalog import find_spec
+from mainstem.errors import MainstemError
 from mainstem.ledger.base import LedgerError
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.errors import PlanInvalid
 from mainstem.pipeline.plan import DestinationPlan, compile_plan
 from mainstem.pipeline.reading import decode_with
 from mainstem.pipeline.steps.enrich import GeoDatabase
-from mainstem.roles.flows import Flow, FlowRefused, Surroundings, open_flow
+from mainstem.roles.flows import Flow, Surroundings, open_flow
 from mainstem.roles.replays import ReplayDesk
 from mainstem.roles.rooms import ensure_cursors
 from mainstem.stream.base import Membership, StreamError
@@ -30,11 +31,14 @@ _log = logger(__name__)
 
 GROUP: Final = "workers"
 _ECHO_INTERVAL_S: Final = 1.0
+_APPLY_RETRY_S: Final = 1.0
 
 
 class _Running(msgspec.Struct):
     destination: Destination
     flow: Flow
+    given: set[int]
+    """Partitions that the flow has taken over."""
 
 
 class Worker:
@@ -72,9 +76,14 @@ class Worker:
             GROUP, on_assign=self._assigned, on_revoke=self._revoked
         )
         self._tasks = [
-            asyncio.create_task(self._follow_workspace()),
-            asyncio.create_task(self._echo_positions()),
+            asyncio.create_task(self._follow_workspace(), name="follow the workspace"),
+            asyncio.create_task(self._echo_positions(), name="echo positions"),
         ]
+
+    async def failed(self) -> str:
+        """Wait until a task of the worker ends, which none does by itself; return what happened."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        return "; ".join(f"{task.get_name()}: {task.exception()!r}" for task in done if not task.cancelled())
 
     async def stop(self) -> None:
         """Finish what is in flight, settle, give the partitions away."""
@@ -102,27 +111,45 @@ class Worker:
     async def _assigned(self, partitions: frozenset[int]) -> None:
         async with self._turn:
             self._owned |= partitions
-            for running in self._running.values():
-                await self._hand_over(running, partitions)
+            await self._hand_over_all()
             await self._replays.assign(partitions)
 
     async def _revoked(self, partitions: frozenset[int]) -> None:
         async with self._turn:
             self._owned -= partitions
+            for running in self._running.values():
+                running.given -= partitions
             await asyncio.gather(
                 self._replays.revoke(partitions),
                 *(running.flow.revoke(partitions) for running in self._running.values()),
             )
 
-    async def _hand_over(self, running: _Running, partitions: frozenset[int]) -> None:
-        positions = await self._around.ledger.positions(running.destination.id)
-        await running.flow.assign({part: at for part, at in positions.items() if part in partitions})
+    async def _hand_over_all(self) -> None:
+        """Give every flow what is owned and it does not have; what fails is tried again with the next echo."""
+        for key, running in self._running.items():
+            try:
+                await self._hand_over(running)
+            except (LedgerError, StreamError) as error:
+                _log.error("partitions can't be taken over now", destination=key, error=str(error))
+
+    async def _hand_over(self, running: _Running) -> None:
+        missing = self._owned - running.given
+        if missing:
+            positions = await self._around.ledger.positions(running.destination.id)
+            await running.flow.assign({part: at for part, at in positions.items() if part in missing})
+            running.given |= missing
 
     # ------------------------------------------------------------ workspace
 
     async def _follow_workspace(self) -> None:
         async for workspace in self._source.changes():
-            await self._apply(workspace)
+            while True:
+                try:
+                    await self._apply(workspace)
+                    break
+                except (LedgerError, StreamError) as error:
+                    _log.error("workspace can't be applied now", version=workspace.version, error=str(error))
+                    await self._around.clock.sleep(_APPLY_RETRY_S)
 
     async def _apply(self, workspace: Workspace) -> None:
         async with self._turn:
@@ -142,8 +169,11 @@ class Worker:
                 if running is not None:
                     running.flow.replace_plan(plan, decoder)
                 else:
-                    await self._start_flow(plan, decoder)
-            self._replays.replace_plans(plans, {item.id: item for item in workspace.destinations}, decoder)
+                    self._start_flow(plan, decoder)
+            await self._hand_over_all()
+            archives = {item.id: item for item in workspace.destinations}
+            await self._replays.replace_plans(plans, archives, decoder)
+            await self._show_idle()
         _log.info(
             "workspace applied",
             version=workspace.version,
@@ -180,16 +210,21 @@ class Worker:
         stopped = [self._running.pop(key) for key in ending]
         await asyncio.gather(*(running.flow.drain(self._drain_timeout_s) for running in stopped))
 
-    async def _start_flow(self, plan: DestinationPlan, decoder: Decoder) -> None:
+    def _start_flow(self, plan: DestinationPlan, decoder: Decoder) -> None:
         try:
             flow = open_flow(plan, decoder, self._around)
-        except FlowRefused as error:
+        except MainstemError as error:
             self._refuse(plan.destination, str(error))
             return
-        running = _Running(destination=plan.destination, flow=flow)
-        self._running[plan.destination.id] = running
-        if self._owned:
-            await self._hand_over(running, self._owned)
+        self._running[plan.destination.id] = _Running(destination=plan.destination, flow=flow, given=set())
+
+    async def _show_idle(self) -> None:
+        """Keep the condition of destinations that do not run for people to see."""
+        idle = {key: {"state": "refused", "error": why} for key, why in self._refused.items()}
+        idle.update({key: {"state": "disabled"} for key in self._paused})
+        for key, condition in idle.items():
+            self._shown[key] = msgspec.json.encode(condition)
+            await self._around.ledger.put_status(key, self._shown[key])
 
     # ------------------------------------------------------------ positions
 
@@ -199,7 +234,9 @@ class Worker:
             await self._around.clock.sleep(_ECHO_INTERVAL_S)
             try:
                 await self._echo()
-                await self._replays.look()
+                async with self._turn:
+                    await self._hand_over_all()
+                    await self._replays.look()
             except (LedgerError, StreamError) as error:
                 _log.warning("positions can't be echoed now", error=str(error))
 

@@ -53,6 +53,11 @@ class WorkerRole:
         if self._worker is not None:
             await self._worker.stop()
 
+    async def failed(self) -> str:
+        """Wait until the worker can't go on; return why."""
+        assert self._worker is not None  # noqa: S101 - asked after start
+        return await self._worker.failed()
+
     async def health(self) -> Any:
         """Return `{problems: […], warnings: […]}`."""
         assert self._around is not None  # noqa: S101 - asked after start
