@@ -39,15 +39,15 @@ class StreamMachine(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.clock = FixedClock(1_700_000_000_000)
         self.model = MemoryStream(partitions=PARTITIONS, clock=self.clock, dedup_window_s=WINDOW_S)
-        self.limits = EmbeddedLimits(
-            segment_bytes=1, retention_bytes=1 << 40, dedup_window_s=WINDOW_S, min_free_bytes=0
-        )
         self.count = 0
         self.real = self.run(self.opened())
 
-    async def opened(self) -> EmbeddedStream:
+    async def opened(self, retention_bytes: int = 1 << 40) -> EmbeddedStream:
+        limits = EmbeddedLimits(
+            segment_bytes=1, retention_bytes=retention_bytes, dedup_window_s=WINDOW_S, min_free_bytes=0
+        )
         return await open_embedded(
-            Path(self.directory.name), partitions=PARTITIONS, clock=self.clock, limits=self.limits
+            Path(self.directory.name), partitions=PARTITIONS, clock=self.clock, limits=limits
         )
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -106,16 +106,15 @@ class StreamMachine(RuleBasedStateMachine):
         """The model drops exactly what the real one did: it may drop only whole segments."""
 
         async def both() -> None:
-            self.limits = EmbeddedLimits(
-                segment_bytes=1, retention_bytes=0, dedup_window_s=WINDOW_S, min_free_bytes=0
-            )
             await self.real.close()
-            self.real = await self.opened()
+            self.real = await self.opened(retention_bytes=0)
             await self.real.upkeep()
             for partition, held in (await self.real.bounds()).items():
                 for offsets in (await self.model.cursors()).values():
                     assert held.earliest <= offsets[partition]
                 assert self.model.drop_before(partition, held.earliest) == held.earliest
+            await self.real.close()
+            self.real = await self.opened()
 
         self.run(both())
 

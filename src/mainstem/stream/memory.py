@@ -171,8 +171,7 @@ class MemoryStream:
 
     async def find(self, dedup_key: bytes) -> Sequence[Found]:
         self._refuse_if_closed()
-        twins = self._twins.get(dedup_key, []) if dedup_key else []
-        return [twin.found for twin in twins if twin.found.offset >= self._earliest[twin.found.partition]]
+        return [twin.found for twin in self._held_twins(dedup_key)]
 
     async def tallies(self) -> Mapping[tuple[str, int], int]:
         self._refuse_if_closed()
@@ -215,7 +214,7 @@ class MemoryStream:
         duplicates: list[int] = []
         for index, record in enumerate(records):
             hour = (record.tally, record.timestamp_ms // _HOUR_MS)
-            twins = self._twins.get(record.dedup_key) if record.dedup_key else None
+            twins = self._held_twins(record.dedup_key)
             if twins and twins[-1].timestamp_ms > record.timestamp_ms - self._window_ms:
                 duplicates.append(index)
                 self._duplicates[hour] += 1
@@ -258,6 +257,11 @@ class MemoryStream:
             lacking = quota - len(member.partitions)
             await member.give(frozenset(free[:lacking]))
             free = free[lacking:]
+
+    def _held_twins(self, dedup_key: bytes) -> list[_Twin]:
+        """Return the twins that are still held: a dropped record's key is forgotten with it."""
+        twins = self._twins.get(dedup_key, ()) if dedup_key else ()
+        return [twin for twin in twins if twin.found.offset >= self._earliest[twin.found.partition]]
 
     def _all(self) -> Iterable[int]:
         return range(self.partitions)

@@ -2,7 +2,7 @@
 
 `groups/<group>/<partition>.lock` is held (flock) by the owner, so the kernel frees it the moment the owner
 dies; there are no heartbeats and no time-outs to guess. `groups/<group>/members/<id>` is held by each live
-member: the number of them tells everybody's fair share. Every quarter of a second a member gives away what is
+member: the number of them tells everybody's fair share. Every 0.4 s a member gives away what is
 above its share, and takes what is free below it. Partitions stay where they are as far as fairness allows.
 """
 
@@ -20,7 +20,7 @@ from mainstem.stream.base import OnAssign, OnRevoke
 from mainstem.stream.embedded.locks import FileLock
 
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
-_PERIOD_S: Final = 0.25
+_PERIOD_S: Final = 0.4
 
 
 class FileMembership:

@@ -26,6 +26,8 @@ SAFE_SQLITE: Final = (3, 51, 3)
 """Before it, a WAL reset may corrupt a database that two connections write or checkpoint
 (https://sqlite.org/wal.html#walresetbug)."""
 
+_HEX_DIGITS_AT_ONCE: Final = 16 * 8192
+
 _SCHEMA: Final = """
 CREATE TABLE info (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE batches (
@@ -317,7 +319,7 @@ def fingerprints(ids: bytes) -> BitMap:
 def index_twins(connection: apsw.Connection) -> None:
     """Give a closed segment its index from hash to record id, and its set of fingerprints.
 
-    All of it happens inside SQLite, so that the interpreter lock is free for those who append meanwhile.
+    It happens inside SQLite and in small steps, so that the interpreter lock is free for those who append.
     """
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS places (i INTEGER PRIMARY KEY)")
     with connection:
@@ -332,7 +334,10 @@ def index_twins(connection: apsw.Connection) -> None:
             " AND substr(ids, 8 * i + 1, 8) <> zeroblob(8) ORDER BY 1, 2"
         )
         joined = connection.execute("SELECT group_concat(hex(ids), '') FROM batches").fetchall()[0][0]
-        known = fingerprints(bytes.fromhex(cast("str | None", joined) or ""))
+        digits = cast("str | None", joined) or ""
+        known = BitMap()
+        for start in range(0, len(digits), _HEX_DIGITS_AT_ONCE):
+            known |= fingerprints(bytes.fromhex(digits[start : start + _HEX_DIGITS_AT_ONCE]))
         set_info(connection, indexed=1, fingerprints=known.serialize())
 
 

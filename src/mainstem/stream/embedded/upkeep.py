@@ -52,7 +52,10 @@ if TYPE_CHECKING:
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _BUSY_PERIOD_S: Final = 0.2
 _IDLE_PERIOD_S: Final = 1.0
+_QUIET_PASSES: Final = 10
+"""While nothing is appended, only every tenth pass does more than look."""
 _CHECKPOINT_BYTES: Final = 8 << 20
+_TAIL_BYTES: Final = 1 << 20
 
 
 class UpkeepLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,10 +148,14 @@ class Upkeep:
 
     def _run(self) -> None:
         period_s = _IDLE_PERIOD_S
+        quiet = 0
         while not self._stop.wait(period_s):
             before = self._version
             try:
-                self.once()
+                self.look()
+                quiet = quiet + 1 if self._version == before else 0
+                if quiet % _QUIET_PASSES == 0:
+                    self.once()
                 self._trouble = None
             except StreamError as error:
                 _log.error("stream upkeep failed", error=str(error))
@@ -160,7 +167,7 @@ class Upkeep:
                 self._trouble = StreamError(f"upkeep failed: {error!r}")
                 with self._pass_lock:
                     self._let_go()
-            period_s = _IDLE_PERIOD_S if self._version == before else _BUSY_PERIOD_S
+            period_s = _IDLE_PERIOD_S if quiet else _BUSY_PERIOD_S
 
     def _keep(self) -> bool:
         if not self._keeper:
@@ -252,12 +259,17 @@ class Upkeep:
 
     def _checkpoint(self, connection: apsw.Connection) -> None:
         log, done = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        waiting_bytes = max(0, log - done) * PAGE_BYTES
-        if waiting_bytes >= _CHECKPOINT_BYTES:
-            log, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        least_bytes = _CHECKPOINT_BYTES
+        for _ in range(3):
+            if (log - done) * PAGE_BYTES < least_bytes:
+                break
+            # Meanwhile more is appended: each round leaves less.
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            log, done = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            least_bytes = _TAIL_BYTES
         if log * PAGE_BYTES < self._limits.wal_bytes:
             return
-        # What the passive checkpoint left is little; let appends wait for it once, and the WAL begins anew.
+        # What the passive rounds left is little; let appends wait for it once, and the WAL begins anew.
         connection.set_busy_timeout(0)
         try:
             with self._write_lock:

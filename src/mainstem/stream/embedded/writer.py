@@ -11,8 +11,8 @@ import asyncio
 import queue
 import threading
 from array import array
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -213,9 +213,11 @@ class Appender:
     ) -> None:
         count = self._partitions
         parts: list[tuple[list[NewRecord], list[int], list[int]] | None] = [None] * count
-        tallies: Counter[tuple[str, int]] = Counter()
+        tallies: defaultdict[tuple[str, int], int] = defaultdict(int)
+        counted = ("", -1)
+        counted_ms = -1
         for index, record in enumerate(records):
-            if index in refused:
+            if refused and index in refused:
                 continue
             partition = hash_of(record.key) % count
             part = parts[partition]
@@ -224,7 +226,10 @@ class Appender:
             part[0].append(record)
             part[1].append(hashes[index])
             part[2].append(index)
-            tallies[record.tally, record.timestamp_ms // _HOUR_MS] += 1
+            if record.timestamp_ms != counted_ms or record.tally != counted[0]:
+                counted_ms = record.timestamp_ms
+                counted = (record.tally, counted_ms // _HOUR_MS)
+            tallies[counted] += 1
         times = [record.timestamp_ms for record in records]
         oldest, newest = min(times), max(times)
         nexts = self._nexts.copy()
@@ -267,7 +272,7 @@ class Appender:
     def _count(
         self,
         cursor: apsw.Cursor,
-        tallies: Counter[tuple[str, int]],
+        tallies: Mapping[tuple[str, int], int],
         records: list[NewRecord],
         refused: set[int],
     ) -> None:
@@ -275,7 +280,7 @@ class Appender:
             (records[index].tally, records[index].timestamp_ms // _HOUR_MS) for index in refused
         )
         values = [
-            (tally, hour, tallies[tally, hour], duplicates[tally, hour])
+            (tally, hour, tallies.get((tally, hour), 0), duplicates[tally, hour])
             for tally, hour in (tallies.keys() | duplicates.keys())
         ]
         for start in range(0, len(values), _ROWS_PER_STATEMENT):
