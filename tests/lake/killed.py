@@ -19,7 +19,7 @@ async def rig(folder: Path) -> Rig:
     made = Rig(
         local(folder),
         ledger=await open_ledger(folder / "ledger.db"),
-        config=Config(formats=("jsonl", "parquet"), max_events=20),
+        config=Config(max_events=20),
         evaluate=with_rules,
     )
     await append(made.stream, [event(number) for number in range(EVENTS)])

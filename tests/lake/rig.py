@@ -64,7 +64,6 @@ async def append(stream: Stream, events: Iterable[StoredEvent]) -> None:
         key = ordering_key(item.source_id, user[1].decode() if user else "", "").encode()
         records.append(NewRecord(key=key, value=encode_stored(item), timestamp_ms=item.received_at_ms))
     await producer.append(records)
-    await producer.close()
 
 
 def keep_all(record: Record) -> CountKey:
@@ -173,12 +172,13 @@ class Rig:
 
 
 def assert_order(found: Sequence[ArchivedEvent]) -> None:
-    """Events of a source and partition, and so those of each user, come in the order of the log."""
-    last: dict[tuple[str, int], int] = {}
+    """Hours come in order; within one, events of a source and partition come in the order of the log."""
+    last: dict[tuple[str, int], tuple[int, int]] = {}
     for item in found:
         place = (item.event.source_id, item.partition)
-        assert item.offset > last.get(place, -1)
-        last[place] = item.offset
+        now = (item.event.received_at_ms // 3_600_000, item.offset)
+        assert now > last.get(place, (-1, -1))
+        last[place] = now
 
 
 async def names(store: Store) -> list[str]:

@@ -5,14 +5,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mainstem.clock import FixedClock
+from mainstem.clock import FixedClock, SystemClock
 from mainstem.destinations.archive import Config
 from mainstem.events.stored import StoredEvent
 from mainstem.lake.layout import parse_name
 from mainstem.lake.store import Store
 from mainstem.ledger.base import CountKey, DeadFilter
+from mainstem.ledger.sqlite import open_ledger
 from mainstem.stream.base import Record, StreamClosed
 from mainstem.stream.memory import MemoryStream
+from mainstem.stream.open import open_stream
 from tests.lake.rig import CURSOR, START_MS, Rig, append, contents, event, keep_all, local, names, with_rules
 
 
@@ -172,6 +174,29 @@ async def test_run_archives_and_drains(tmp_path: Path) -> None:
     stop.set()
     await running
     await rig.assert_exactly_once()
+
+
+async def test_with_the_embedded_stream_and_ledger(tmp_path: Path) -> None:
+    clock = SystemClock()
+    for start in (0, 50):
+        stream = await open_stream(f"file:{tmp_path / 'stream'}", partitions=4, clock=clock)
+        ledger = await open_ledger(tmp_path / "ledger.db")
+        rig = Rig(local(tmp_path), stream=stream, ledger=ledger, clock=clock, evaluate=with_rules)
+        archiver = await rig.assigned()
+        stop = asyncio.Event()
+        running = asyncio.create_task(archiver.run(stop))
+        await append(stream, [event(number) for number in range(start, start + 40)])
+        # Written when told to, and the rest when told to stop.
+        await archiver.flush_now()
+        assert archiver.status().written_events > 0
+        await append(stream, [event(number) for number in range(start + 40, start + 50)])
+        while archiver.status().gathered_events == 0:
+            await asyncio.sleep(0.01)
+        stop.set()
+        await running
+        await rig.assert_exactly_once()
+        await stream.close()
+        await ledger.close()
 
 
 async def test_run_ends_when_the_stream_is_closed(tmp_path: Path) -> None:

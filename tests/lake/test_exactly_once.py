@@ -408,7 +408,7 @@ async def test_kill_9_at_random_moments(tmp_path: Path) -> None:
     """A real process, a real ledger on disk, a real folder; killed between any two steps, or within one."""
     chance = random.Random(20261123)
     kills = 0
-    for _ in range(12):
+    for _ in range(7):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.lake.killed", str(tmp_path), stdout=subprocess.PIPE
         )

@@ -68,7 +68,7 @@ def test_a_line_is_the_event(stored: StoredEvent, partition: int, offset: int, s
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(stored_events(), min_size=1, max_size=12))
 async def test_what_is_archived_is_what_is_read(
     tmp_path: Path, file_format: Format, events: list[StoredEvent]

@@ -580,8 +580,11 @@ class Archiver:
         """Wait until there is something to read, or a flush is due, or someone wants something."""
         if not self._owned:
             await self._first(stop, self._clock.sleep(_IDLE_S))
-        elif self._gathering.started_at is None:
+        elif self._gathering.started_at is None and self._config.max_age_s < _LINGER_S:
             await self._first(stop, self._stream.wait(dict(self._next), timeout_s=_IDLE_S))
+        elif self._gathering.started_at is None:
+            # Who may gather for a minute need not be woken at once, and looking once a second costs less.
+            await self._first(stop, self._clock.sleep(_LINGER_S))
         else:
             left_s = self._gathering.started_at + self._config.max_age_s - self._clock.monotonic()
             await self._first(stop, self._clock.sleep(max(0.0, min(left_s, _LINGER_S))))

@@ -2,7 +2,8 @@
 
 store -> **reader** -> replay. Events come by hour of receivedAt, within it by file sequence, within a file by
 partition and offset: so those of one partition, and with them those of one user, come in the order of the
-log. The reader looks at one day at a time; files that appear meanwhile are seen if their day is still to come.
+log (unless a gateway's clock was set back over a full hour: files are found by receivedAt). The reader looks
+at one day at a time; files that appear meanwhile are seen if their day is still to come.
 """
 
 import asyncio
