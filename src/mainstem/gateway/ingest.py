@@ -140,7 +140,7 @@ class Intake:
                     )
                 ),
                 arrival.received_at_ms,
-                b"" if made else dedup_key(source_id, message_id),
+                dedup_key(source_id, message_id),
                 source_id,
             )
         )
@@ -177,7 +177,7 @@ class Intake:
                 key.encode(),
                 encode_stored(stored),
                 arrival.received_at_ms,
-                b"" if made else dedup_key(source.rejected_tally, message_id),
+                dedup_key(source.rejected_tally, message_id),
                 source.rejected_tally,
             )
         )

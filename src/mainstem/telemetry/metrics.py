@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY: Final = CollectorRegistry()
 
@@ -34,7 +34,7 @@ EVENTS_RECEIVED: Final = Counter(
 )
 EVENT_WARNINGS: Final = Counter(
     "mainstem_gateway_event_warnings_total",
-    "Accepted events with something odd: oversize, repaired, no_message_id, clock_skew.",
+    "Accepted events with something odd: oversize, repaired, no_message_id.",
     ["source", "warning"],
     registry=REGISTRY,
 )
