@@ -254,9 +254,9 @@ class Serving:
     ) -> Answered:
         """Post a body (bytes as they are, anything else as JSON) and return the answer."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        auth = aiohttp.BasicAuth(write_key, "")
-        sent = {"Content-Type": "application/json", **(headers or {})}
-        async with self.session.post(f"{self.url}{path}", data=data, headers=sent, auth=auth) as answer:
+        auth = {"Authorization": aiohttp.encode_basic_auth(write_key, "")} if write_key else {}
+        sent = {"Content-Type": "application/json", **auth, **(headers or {})}
+        async with self.session.post(f"{self.url}{path}", data=data, headers=sent) as answer:
             text = await answer.read()
             try:
                 parsed: Any = msgspec.json.decode(text)
