@@ -528,6 +528,25 @@ async def test_partitions_are_given_away_and_taken_back(ledger: Ledger) -> None:
     await one.drain(5)
 
 
+async def test_parked_users_leave_with_their_partition(ledger: Ledger) -> None:
+    shop = Shop(lambda one: Rejected("http 400"))
+    one = sender(shop, ledger)
+    await begin(one, ledger)
+    one.offer(item(0, "u"))
+    await settled(one, ledger, 1)
+    one.pause()
+    await ledger.redrive([id_ for id_, _ in await ledger.dead(DeadFilter())], 0)
+    await until(lambda: one.status().parked_keys == 1 and bool(one._turns))
+    await asyncio.wait_for(one.revoke({0}), 1)
+    assert (one.status().parked_keys, one._turns, len(one._ready)) == (0, set(), 0)
+    shop.answer = None
+    one.resume()
+    await one.start({0: Position(0, 1)})
+    await until(lambda: shop.of("u") == [0])
+    await settled(one, ledger, 1)
+    await one.drain(5)
+
+
 async def test_a_fenced_partition_is_given_up_and_others_go_on(ledger: Ledger) -> None:
     shop = Shop()
     one = sender(shop, ledger)
@@ -659,3 +678,29 @@ async def test_no_loss_order_and_balance_in_chaos(seed: int, ledger: Ledger) -> 
     for name in set(order):
         mine = [at for key, at in finished if key == name]
         assert mine == sorted(mine), f"order of {name}"
+
+
+async def test_a_crash_repeats_but_never_skips_or_reorders(ledger: Ledger) -> None:
+    rng = random.Random(11)
+    shop = Shop(lambda one: rng.choice((Delivered(), Delivered(), Retry("http 500"))))
+    order = [f"u{rng.randrange(12)}" for _ in range(600)]
+    for round_number in range(8):
+        one = sender(shop, ledger, policy(park_after_attempts=2), settle_every_s=0.002)
+        at = (await begin(one, ledger))[0].next_offset
+        for offset in range(at, len(order)):
+            one.offer(item(offset, order[offset]))
+        if round_number < 7:
+            enough = len(shop.attempted) + 60
+            await until(lambda enough=enough: len(shop.attempted) >= enough)  # type: ignore[misc]
+            tasks = one._tasks
+            for task in tasks:  # as kill -9 would: nothing is drained, nothing more is settled
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            shop.busy.clear()
+        else:
+            await settled(one, ledger, len(order))
+            await one.drain(5)
+    for user in set(order):
+        firsts = list(dict.fromkeys(shop.of(user)))
+        assert firsts == [offset for offset, name in enumerate(order) if name == user]
+    assert await ledger.counts(CURSOR) == {DELIVERED: len(order)}

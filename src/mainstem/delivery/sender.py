@@ -217,6 +217,8 @@ class Sender:
         self._room = asyncio.Event()
         self._room.set()
         self._decided = 0
+        # A small window must not wait for the interval to be emptied.
+        self._settle_at_once = max(1, min(_SETTLE_AT_ONCE, self._policy.window // 4))
         self._settle_wanted = asyncio.Event()
         self._settle_timer: asyncio.TimerHandle | None = None
         self._settling = asyncio.Lock()
@@ -755,7 +757,16 @@ class Sender:
         dropped = [lane for lane in self._lanes.values() if lane.mark is mark]
         for lane in dropped:
             del self._lanes[lane.key]
-        self._ready = deque(turn for turn in self._ready if isinstance(turn, _Turn) or not turn.mark.dropped)
+        keep: deque[_Lane | _Turn] = deque()
+        for turn in self._ready:
+            if isinstance(turn, _Lane):
+                if not turn.mark.dropped:
+                    keep.append(turn)
+            elif (parked := self._parked.get(turn.key)) is None or parked.partition == mark.partition:
+                self._turns.discard(turn.key)
+            else:
+                keep.append(turn)
+        self._ready = keep
         for lane in dropped:
             while len(lane.queue) > lane.taken:
                 self._decide(lane.queue.pop(), DROPPED)
@@ -771,7 +782,7 @@ class Sender:
 
     def _note_decided(self) -> None:
         self._decided += 1
-        if self._decided >= _SETTLE_AT_ONCE:
+        if self._decided >= self._settle_at_once:
             self._settle_wanted.set()
         elif self._settle_timer is None:
             self._settle_timer = asyncio.get_running_loop().call_later(
