@@ -16,6 +16,7 @@ def main() -> None:
             sys.exit(f"no benchmark {name}; there are {', '.join(known)}")
         module = import_module(f"benchmarks.{name}")
         print(f"\n{name}: {(module.__doc__ or '').strip().splitlines()[0]}")
+        sys.argv = [name]  # its own options are at their defaults
         result = module.main()
         if inspect.iscoroutine(result):
             asyncio.run(result)

@@ -24,7 +24,7 @@ from mainstem.delivery.transport import PyreqwestTransport
 from mainstem.destinations.base import Request
 from mainstem.roles.supervisor import listen
 
-EVENTS = 40_000
+EVENTS = 60_000
 BATCH = 20
 USERS = 1_000
 CONNECTIONS = 8
@@ -154,7 +154,7 @@ def _inversions(path: Path) -> tuple[int, int]:
     seen: set[str] = set()
     wrong = again = 0
     for line in path.read_bytes().splitlines():
-        event = msgspec.json.decode(line)
+        event = msgspec.json.decode(line)["body"]
         if event["messageId"] in seen:
             again += 1
             continue

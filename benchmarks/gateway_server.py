@@ -28,6 +28,7 @@ from mainstem.clock import SystemClock
 from mainstem.gateway.answers import ACCEPTED
 from mainstem.gateway.gateway import Gateway
 from mainstem.gateway.http1 import Exchange, Server
+from mainstem.roles.child import SWITCH_INTERVAL_S
 from mainstem.stream.base import AppendResult, Done, NewRecord, Producer
 from mainstem.stream.memory import MemoryStream
 from mainstem.stream.open import open_stream
@@ -118,6 +119,7 @@ async def _serve(mode: str, port: int) -> None:
         stream = MemoryStream()
         producer = await stream.producer()
     elif mode == "embedded":
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         with tempfile.TemporaryDirectory() as folder:
             durable = await open_stream(f"file:{folder}/stream", partitions=8, clock=SystemClock())
             await Gateway(await durable.producer(), workspace, SystemClock()).serve(sock)

@@ -10,7 +10,7 @@ from typing import Any
 from mainstem.destinations import catalog
 from mainstem.destinations.base import DestinationSpec, Refusal, Skip
 from mainstem.destinations.reference import page
-from mainstem.pipeline.render import rendered, secrets_in
+from mainstem.destinations.render import rendered, secrets_in
 from tests.destinations.events import config_of, mapped
 
 ROOT = Path(__file__).parents[2]

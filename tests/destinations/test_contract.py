@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mainstem.destinations import catalog
 from mainstem.destinations.base import DestinationSpec, Refusal, Request, Skip, StreamMessage
 from mainstem.destinations.reference import settings_of
-from mainstem.pipeline.render import rendered, secrets_in
+from mainstem.destinations.render import rendered, secrets_in
 from mainstem.secret import Secret
 from tests.destinations.events import CONTEXT, config_of, event_of
 from tests.destinations.golden import PAGES, cases, outcome, page_of

@@ -6,7 +6,7 @@ import pytest
 
 from mainstem.destinations.base import Refusal
 from mainstem.destinations.catalog import check_config
-from mainstem.pipeline.render import rendered
+from mainstem.destinations.render import rendered
 from tests.destinations.events import body, mapped, request
 
 TRACK: dict[str, Any] = {"type": "track", "event": "E", "userId": "u", "properties": {"a": 1}}

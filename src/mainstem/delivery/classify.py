@@ -9,6 +9,8 @@ The default for destinations without a `classify` of their own. `docs/concepts/d
   was not paid is repaired by people, and until then nothing may be lost. Where only one user's events are
   refused like that, they are parked and become dead letters when the retry window is over.
 * 3xx (307 and 308 have been followed already): never; the configured URL is to be changed.
+* an address that the guard refuses: again, against the destination as a whole: the URL or the setting is
+  repaired by people. Where only some events choose such a host, their users are parked like in 401.
 * every other 4xx: never; the destination read the event and does not want it.
 """
 
@@ -16,9 +18,9 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from mainstem.delivery.errors import TransportError
-from mainstem.delivery.redact import cut, redact
+from mainstem.delivery.errors import Refused, TransportError
 from mainstem.destinations.base import Delivered, Delivery, Rejected, Request, Response, Retry
+from mainstem.destinations.render import Redactor, cut
 
 _AGAIN: Final = frozenset((408, 425))
 _NEEDS_PEOPLE: Final = {
@@ -53,6 +55,8 @@ def classify_http(request: Request, response: Response) -> Delivery:
 def classify_failure(error: TransportError) -> Delivery:
     """Return what it means that there was no answer."""
     kind = type(error).__name__
+    if isinstance(error, Refused):
+        return Retry("address refused", destination_wide=True, answer=str(error))
     if not error.retryable:
         return Rejected(f"not sent: {kind}", str(error))
     return Retry(f"no answer: {kind}", destination_wide=True, answer=str(error))
@@ -74,5 +78,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _answer(request: Request, response: Response) -> str:
-    text = redact(response.body[: 4 * _ANSWER_LIMIT].decode("utf-8", "replace"), request.secrets)
+    text = response.body[: 4 * _ANSWER_LIMIT].decode("utf-8", "replace")
+    if request.secrets:
+        text = Redactor(request.secrets).text(text)
     return cut(f"{response.status} {text}".strip(), _ANSWER_LIMIT)

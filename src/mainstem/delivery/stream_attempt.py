@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from mainstem.delivery.item import Item
-from mainstem.delivery.redact import describe_payload
 from mainstem.destinations.base import Delivered, Delivery, Rejected, StreamMessage, StreamSink
+from mainstem.destinations.render import described
 
 
 class StreamAttempt:
     """See `item.Attempt`."""
 
-    def __init__(self, sink: StreamSink) -> None:
+    def __init__(self, sink: StreamSink, *, secrets: Sequence[str] = ()) -> None:
         self._sink = sink
+        self._secrets = secrets
 
     async def __call__(self, items: Sequence[Item]) -> Sequence[Delivery]:
         messages: list[StreamMessage] = []
@@ -36,4 +37,4 @@ class StreamAttempt:
     def describe(self, item: Item) -> str:
         if not item.payloads:
             return ""
-        return describe_payload(item.payloads[min(item.sent, len(item.payloads) - 1)])
+        return described(item.payloads[min(item.sent, len(item.payloads) - 1)], self._secrets)

@@ -139,7 +139,7 @@ class DestinationSpec(msgspec.Struct, frozen=True, kw_only=True):
     mapper: Callable[[Any], Mapper] | None = None
     """Makes the mapping from the settings (None for `files`, which write events as they are)."""
     classify: Classify | None = None
-    """Reads an answer; None = `http.classify`."""
+    """Reads an answer; None = `delivery.classify`."""
     default_concurrency: int = 16
     """Requests in flight at once, over all users; one per user."""
     default_max_batch: int = 1

@@ -137,17 +137,6 @@ def _field_error(field: msgspec.structs.FieldInfo, value: Any) -> tuple[str, str
     return None
 
 
-def secret_texts(raw: Any) -> tuple[str, ...]:
-    """Return every secret in a destination's settings, for redaction wherever requests are shown."""
-    if isinstance(raw, Secret):
-        return (raw.reveal(),) if raw else ()
-    if isinstance(raw, Mapping):
-        return tuple(text for value in raw.values() for text in secret_texts(value))
-    if isinstance(raw, list | tuple):
-        return tuple(text for value in raw for text in secret_texts(value))
-    return ()
-
-
 def secret_fields(config: type[msgspec.Struct]) -> frozenset[str]:
     """Return the names, as configured, of a type's settings that are secrets or hold some.
 

@@ -154,6 +154,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     origin: Literal["stream", "archive"] = "stream"
     archive_destination_id: str = ""
     """Which archive to read when `origin` is archive."""
+    files: tuple[str, ...] = ()
+    """The archive's files to read, in order, as they were when it began: the cursor counts in them."""
     state: ReplayState = "waiting"
     created_at_ms: int = 0
     read: int = 0

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from mainstem.destinations.render import rendered, secrets_in
 from mainstem.events.canonical import Event
 from mainstem.pipeline.outcome import Dead, Filtered, Refused, Send
 from mainstem.pipeline.plan import DestinationPlan
-from mainstem.pipeline.render import rendered, secrets_in
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

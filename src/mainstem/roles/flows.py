@@ -15,7 +15,9 @@ from mainstem.delivery.kafka import KafkaSink
 from mainstem.delivery.sender import Sender
 from mainstem.delivery.stream_attempt import StreamAttempt
 from mainstem.delivery.transport import Transport
+from mainstem.destinations.archive import archive_config
 from mainstem.destinations.base import DestinationSpec, StreamSink
+from mainstem.destinations.render import secrets_in
 from mainstem.errors import MainstemError
 from mainstem.lake.archiver import Archiver
 from mainstem.lake.store import open_store
@@ -65,6 +67,11 @@ class Flow(Protocol):
         """Finish what is in flight, settle, stop."""
         ...
 
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The partitions it works on."""
+        ...
+
     def status(self) -> Any:
         """Return its condition, JSON-able."""
         ...
@@ -87,12 +94,16 @@ def make_sender(
     """Return the sending side of a destination for one cursor, and the broker's end if it has one."""
     destination, spec = plan.destination, plan.spec
     sink: StreamSink | None = None
+    secrets = secrets_in((destination.config, destination.raw_config))
     if spec.kind == "stream":
         sink = _open_sink(destination, spec, around)
-        attempt: HttpAttempt | StreamAttempt = StreamAttempt(sink)
+        attempt: HttpAttempt | StreamAttempt = StreamAttempt(sink, secrets=secrets)
     else:
         attempt = HttpAttempt(
-            around.transport, timeout_s=destination.delivery.timeout_s, classify=spec.classify
+            around.transport,
+            timeout_s=destination.delivery.timeout_s,
+            classify=spec.classify,
+            secrets=secrets,
         )
     sender = Sender(
         cursor=cursor,
@@ -111,6 +122,12 @@ def _open_sink(destination: Destination, spec: DestinationSpec, around: Surround
     if spec.name == "KAFKA":
         return KafkaSink(destination.config, guard=around.guard, timeout_s=destination.delivery.timeout_s)
     raise FlowRefused(f"destination {destination.id}: no sender for type {spec.name}")
+
+
+def _spool(data_dir: Path) -> Path:
+    folder = data_dir / "spool"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class LaneFlow:
@@ -144,6 +161,10 @@ class LaneFlow:
         if self._sink is not None:
             await self._sink.close()
 
+    @property
+    def partitions(self) -> frozenset[int]:
+        return frozenset(self._sender.positions)
+
     def status(self) -> Any:
         status = {"kind": "lanes", **msgspec.to_builtins(self._sender.status())}
         return {**status, "error": self._runner.failure} if self._runner.failure else status
@@ -155,7 +176,7 @@ class FilesFlow:
     def __init__(self, plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> None:
         destination = plan.destination
         config = destination.config
-        endpoint = getattr(config, "endpoint", "")
+        endpoint = archive_config(config).endpoint
         refusal = around.guard.check_url(endpoint) if endpoint else None
         if refusal:
             raise FlowRefused(f"destination {destination.id}: endpoint {endpoint}: {refusal}")
@@ -171,7 +192,7 @@ class FilesFlow:
             ledger=around.ledger,
             clock=around.clock,
             evaluate=self._evaluate,
-            spool_dir=around.data_dir,
+            spool_dir=_spool(around.data_dir),
         )
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -195,6 +216,10 @@ class FilesFlow:
             if not done:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        return frozenset(self._archiver.status().partitions)
 
     def status(self) -> Any:
         return {"kind": "files", **msgspec.to_builtins(self._archiver.status())}

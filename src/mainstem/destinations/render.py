@@ -1,6 +1,6 @@
 """Render: what would be sent, as JSON that people and `diff` can read, without its secrets.
 
-Used by `dry-run`, `explain` and dead letters' views. The same payload gives the same bytes, always.
+Used by `dry-run`, `explain` and dead letters. The same payload gives the same bytes, always.
 """
 
 import base64
@@ -17,6 +17,8 @@ from mainstem.destinations.base import Payload, Request
 from mainstem.secret import Secret
 
 HIDDEN: Final = "***"
+_SHORTEST: Final = 4
+"""A shorter value (a header `X-Env: 1` from the environment) hides nothing and would blot out half of the text."""
 
 _SECRET_NAME: Final = re.compile(
     r"auth|cookie|token|secret|passw|api[-_]?key|access[-_]?key|write[-_]?key|signature|credential",
@@ -34,9 +36,9 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         forms: set[str] = set()
         for secret in secrets:
-            if secret:
+            if len(secret) >= _SHORTEST:
                 octets = secret.encode("utf-8", "replace")
-                forms.update((secret, quote(octets, safe=""), quote_plus(octets)))
+                forms.update((secret, quote(octets, safe=""), quote(octets), quote_plus(octets)))
                 forms.update((json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]))
                 forms.add(base64.b64encode(octets).decode().rstrip("="))
                 forms.add(octets.decode("latin-1"))  # binary bodies are searched as Latin-1
@@ -111,6 +113,26 @@ def rendered(payload: Payload, secrets: Iterable[str] = ()) -> dict[str, Any]:
         ],
         **redact.body(payload.value, "value"),
     }
+
+
+def described(payload: Payload, secrets: Iterable[str] = (), *, body_limit: int = 4096) -> str:
+    """Return `rendered` as JSON text for a dead letter; a body above the limit is cut and says so."""
+    shown = rendered(payload, secrets)
+    for name in ("body", "value"):
+        if name in shown:
+            text = msgspec.json.encode(shown[name]).decode()
+            if len(text) > body_limit:
+                del shown[name]
+                shown[f"{name}Text"] = cut(text, body_limit)
+    for name in ("bodyText", "bodyBase64", "valueText", "valueBase64"):
+        if name in shown:
+            shown[name] = cut(shown[name], body_limit)
+    return msgspec.json.encode(shown).decode()
+
+
+def cut(text: str, limit: int) -> str:
+    """Return `text`, at most `limit` characters of it, saying how much is missing."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more)"
 
 
 def secrets_in(value: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainstem.destinations.base import Request, StreamMessage
-from mainstem.pipeline.render import HIDDEN, rendered, secrets_in
+from mainstem.destinations.render import HIDDEN, Redactor, described, rendered, secrets_in
 from mainstem.secret import Secret
 
 SECRET = "s3cr3t/+ key"
@@ -190,3 +190,17 @@ def test_rendering_never_fails_and_repeats_to_the_byte(body: bytes, secrets: lis
     request = Request("POST", "https://example.com/?a=b", (("X", "y"),), body, tuple(secrets))
     first = msgspec.json.encode(rendered(request))
     assert msgspec.json.encode(rendered(request)) == first
+
+
+def test_secrets_are_hidden_in_every_form_and_short_texts_stay() -> None:
+    redactor = Redactor(['s3cr/"t', "1"])
+    assert redactor.text('s3cr/"t s3cr%2F%22t s3cr/%22t s3cr/\\"t 1') == "*** *** *** *** 1"
+
+
+def test_a_request_described_for_a_dead_letter_is_cut() -> None:
+    request = Request("POST", "https://x.test/k/s3cr", (("X-Own", "s3cr"),), b"a" * 5000 + b"s3cr", ("s3cr",))
+    shown = msgspec.json.decode(described(request))
+    assert shown["url"] == "https://x.test/k/***"
+    assert shown["headers"] == [["X-Own", "***"]]
+    assert shown["bodyText"].startswith("a" * 4096)
+    assert shown["bodyText"].endswith("(907 more)")
