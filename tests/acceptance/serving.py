@@ -9,6 +9,7 @@ Everything is asked from outside: over HTTP, by the command line, and by what th
 
 import asyncio
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -256,7 +257,9 @@ class Serving:
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         auth = {"Authorization": aiohttp.encode_basic_auth(write_key, "")} if write_key else {}
         sent = {"Content-Type": "application/json", **auth, **(headers or {})}
-        async with self.session.post(f"{self.url}{path}", data=data, headers=sent) as answer:
+        # As a stream, for aiohttp warns of large bytes; with a length, for that is how SDKs send.
+        sent["Content-Length"] = str(len(data))
+        async with self.session.post(f"{self.url}{path}", data=io.BytesIO(data), headers=sent) as answer:
             text = await answer.read()
             try:
                 parsed: Any = msgspec.json.decode(text)
