@@ -21,7 +21,9 @@ from tests.acceptance.load import Load
 from tests.acceptance.serving import WRITE_KEY, Serving, serving, until
 
 _PAUSE_MOST_S = 0.35
-_PROGRESS_EVERY = 10
+_FLOWING = 0.5
+"""How many of the kills hit a process that has just been seen at work; the others hit it whatever it does,
+mostly while it starts."""
 
 
 def workspace(sink_url: str) -> str:
@@ -58,12 +60,12 @@ async def storm(
         killed: Counter[str] = Counter()
         began = time.monotonic()
         async with Load(product.port, persons=16, logging_in=logging_in) as load:
-            for number in range(rounds):
+            for _ in range(rounds):
                 target = rng.choices(list(targets), list(targets.values()))[0]
+                if rng.random() < _FLOWING:
+                    await flowing(target, load, sink)
                 await kill(product, target, rng)
                 killed[target] += 1
-                if number % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
-                    await progress(load, sink)
         took_s = time.monotonic() - began
         books = await product.settled("hook", "files", timeout_s=60.0)
         events = judge(load, sink.requests, product, books)
@@ -105,13 +107,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def progress(load: Load, sink: Sink) -> None:
-    """Wait until events are taken and delivered again: a storm in which nothing flows shows nothing."""
-    taken, delivered = load.count + len(load.persons), sink.count + len(load.persons)
+async def flowing(target: str, load: Load, sink: Sink) -> None:
+    """Wait until the target is seen at work: events are acknowledged, or delivered."""
+    taken = load.count + 1 if target != "worker" else 0
+    delivered = sink.count + 1 if target != "gateway" else 0
     await until(
-        "events flow",
+        f"{target} is at work",
         lambda: load.count >= taken and sink.count >= delivered,
         timeout_s=30.0,
+        poll_s=0.005,
     )
 
 
@@ -146,6 +150,7 @@ def judge(
     return events
 
 
+@pytest.mark.timeout(300)
 async def test_a_hundred_kills_of_gateway_and_worker_lose_nothing_and_keep_everybodys_order(
     tmp_path: Path,
 ) -> None:

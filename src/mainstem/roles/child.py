@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from mainstem.clock import SystemClock
+from mainstem.clock import Clock, SystemClock
 from mainstem.roles.channel import ParentChannel
 from mainstem.roles.exposition import families
-from mainstem.roles.gateway import GatewayRole
-from mainstem.roles.worker_role import WorkerRole
-from mainstem.settings import settings_from_json
+from mainstem.settings import Settings, settings_from_json
 from mainstem.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from mainstem.roles.gateway import GatewayRole
+    from mainstem.roles.worker_role import WorkerRole
 
 _log = log.logger(__name__)
 
@@ -34,12 +35,7 @@ async def _run(role_name: str, name: str, fd: int | None) -> int:
     settings = settings_from_json(await channel.settings())
     log.configure(settings.log_level, settings.log_format)
     clock = SystemClock()
-    role: GatewayRole | WorkerRole
-    if role_name == "gateway":
-        assert fd is not None  # noqa: S101 - given by the supervisor
-        role = GatewayRole(settings, clock, socket.socket(fileno=fd))
-    else:
-        role = WorkerRole(settings, clock)
+    role = _gateway(settings, clock, fd) if role_name == "gateway" else _worker(settings, clock)
     async with contextlib.AsyncExitStack() as stack:
         await role.start(stack)
         terminated = asyncio.Event()
@@ -63,6 +59,22 @@ async def _run(role_name: str, name: str, fd: int | None) -> int:
         await role.stop()
         closed.cancel()
     return 1 if why else 0
+
+
+# Only what the role needs is imported: clients wait while a gateway starts again after a crash.
+
+
+def _gateway(settings: Settings, clock: Clock, fd: int | None) -> "GatewayRole | WorkerRole":
+    from mainstem.roles.gateway import GatewayRole
+
+    assert fd is not None  # noqa: S101 - given by the supervisor
+    return GatewayRole(settings, clock, socket.socket(fileno=fd))
+
+
+def _worker(settings: Settings, clock: Clock) -> "GatewayRole | WorkerRole":
+    from mainstem.roles.worker_role import WorkerRole
+
+    return WorkerRole(settings, clock)
 
 
 async def _metrics() -> Any:

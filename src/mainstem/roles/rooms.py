@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import maxminddb
 
@@ -15,7 +15,6 @@ from mainstem.events.canonical import parse_time_ms
 from mainstem.ledger.base import Ledger
 from mainstem.ledger.sqlite import open_ledger
 from mainstem.pipeline.errors import ExpressionInvalid
-from mainstem.pipeline.steps.enrich import GeoDatabase
 from mainstem.pipeline.where import Where
 from mainstem.settings import Settings, environment
 from mainstem.stream.base import Stream
@@ -25,6 +24,9 @@ from mainstem.workspace.checks import Checks, ConfigCheck
 from mainstem.workspace.errors import Problem
 from mainstem.workspace.model import Destination, Workspace, WorkspaceSource
 from mainstem.workspace.open import open_workspace
+
+if TYPE_CHECKING:
+    from mainstem.pipeline.steps.enrich import GeoDatabase
 
 
 def guard_of(settings: Settings) -> AddressGuard:
@@ -77,7 +79,7 @@ async def open_the_workspace(settings: Settings, clock: Clock, stack: AsyncExitS
     return source
 
 
-def open_geo(settings: Settings, stack: AsyncExitStack) -> GeoDatabase | None:
+def open_geo(settings: Settings, stack: AsyncExitStack) -> "GeoDatabase | None":
     """Open the geo database if the operator gave one; it is closed with the stack.
 
     Raises:
@@ -85,6 +87,9 @@ def open_geo(settings: Settings, stack: AsyncExitStack) -> GeoDatabase | None:
     """
     if not settings.geoip_database:
         return None
+    # Its user-agent tables take a tenth of a second to import, and gateways have no use for them.
+    from mainstem.pipeline.steps.enrich import GeoDatabase
+
     try:
         database = GeoDatabase(Path(settings.geoip_database))
     except (OSError, maxminddb.InvalidDatabaseError) as error:
