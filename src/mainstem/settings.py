@@ -20,6 +20,8 @@ from mainstem.errors import SettingsError
 from mainstem.secret import Secret
 
 PREFIX: Final = "MAINSTEM_"
+SECRETS_PREFIX: Final = "MAINSTEM_SECRET_"
+"""Variables that are no settings: a control plane's workspace may refer to these, and to no others."""
 
 
 def _d(text: str) -> Meta:
@@ -199,7 +201,7 @@ def load_settings(
     if path:
         values.update(_from_toml(Path(path)))
     for name, text in env.items():
-        if name.startswith(PREFIX) and name != f"{PREFIX}SETTINGS":
+        if name.startswith(PREFIX) and name != f"{PREFIX}SETTINGS" and not name.startswith(SECRETS_PREFIX):
             key = name.removeprefix(PREFIX).lower()
             if key not in KEYS:
                 raise SettingsError(f"environment {name}: no such setting{_hint(key)}")

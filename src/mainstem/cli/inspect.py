@@ -40,7 +40,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> int:
         """Say where an event went: when it came, what each destination did or will do with it, and why."""
-        known = read_settings(settings, more, workspace=workspace, data_dir=data_dir)
+        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         sightings = asyncio.run(_explain(known, message_id, source))
         if json:
             sys.stdout.buffer.write(msgspec.json.encode(sightings) + b"\n")
@@ -66,7 +66,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> None:
         """Show events as they are made durable, until Ctrl-C."""
-        known = read_settings(settings, more, workspace=workspace, data_dir=data_dir)
+        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         asyncio.run(_tail(known, source, as_json=json))
 
     @app.command
@@ -81,7 +81,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> int:
         """Show that received = delivered + filtered + rejected + dead + pending, for every destination."""
-        known = read_settings(settings, more, workspace=workspace, data_dir=data_dir)
+        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         accounts = asyncio.run(_books(known, destination))
         if json:
             rows = [
@@ -107,7 +107,7 @@ def register(app: App) -> None:
         The same input gives the same bytes: compare two runs with `diff` to see what a change of the workspace
         would do.
         """
-        known = read_settings(None, None, workspace=workspace)
+        known = read_settings(None, None, quiet=True, workspace=workspace)
         asyncio.run(run_dry(known, events, source, destination, now, sys.stdout.buffer))
 
 
@@ -176,7 +176,8 @@ async def _books(settings: Settings, destination: str) -> list[Account]:
 
 
 def _show_books(accounts: list[Account], *, by_hour: bool) -> None:
-    console = Console(highlight=False)
+    # Where nobody looks at a terminal, somebody may parse: do not cut.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     columns = ("received", "delivered", "filtered", "rejected", "dead", "parked", "not reached", "balanced")
     table = Table("destination", box=None, pad_edge=False)
     for column in columns:

@@ -31,14 +31,20 @@ Set = Annotated[
 ]
 
 
-def read_settings(settings_file: str | None, pairs: list[str] | None, **given: Any) -> Settings:
+def read_settings(
+    settings_file: str | None, pairs: list[str] | None, *, quiet: bool = False, **given: Any
+) -> Settings:
     """Return the settings of a command, and configure logging by them.
+
+    Args:
+        quiet: a command that answers a question; its logs begin at warnings.
 
     Raises:
         SettingsError: see `load_settings`.
     """
     settings = load_settings(given, settings_file=settings_file, pairs=pairs or ())
-    log.configure(settings.log_level, settings.log_format)
+    level = "warning" if quiet and settings.log_level == "info" else settings.log_level
+    log.configure(level, settings.log_format)
     return settings
 
 
@@ -122,7 +128,7 @@ def register(app: App) -> None:
         more: Set = None,
     ) -> int:
         """Check this machine, the settings, the data folder and the workspace; say what to do."""
-        known = read_settings(settings, more, workspace=workspace, data_dir=data_dir)
+        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         findings = asyncio.run(diagnose(known, SystemClock()))
         console = Console(highlight=False, soft_wrap=True)
         marks = {"ok": "[green]ok  [/]", "warning": "[yellow]warn[/]", "error": "[red]FAIL[/]"}

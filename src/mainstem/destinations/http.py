@@ -83,7 +83,7 @@ class PathParam(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Settings, under RudderStack's names and plainer ones."""
 
-    SECRET_FIELDS: ClassVar = frozenset({"headers"})
+    SECRET_FIELDS: ClassVar = frozenset({"headers.from", "headers.*"})
 
     url: str = ""
     """Where to send. May hold references to the event, `https://example.com/{{ properties.shop }}`."""

@@ -44,7 +44,8 @@ def settings_of(config: type[msgspec.Struct]) -> tuple[Setting, ...]:
             name=field.encode_name,
             required=field.required,
             default="" if field.required else _default(field),
-            secret=field.type is Secret or field.encode_name in listed,
+            secret=field.type is Secret
+            or any(name.partition(".")[0] == field.encode_name for name in listed),
             text=texts.get(field.name, ""),
         )
         for field in msgspec.structs.fields(config)

@@ -50,7 +50,7 @@ class Header(msgspec.Struct, frozen=True, rename={"name": "from", "value": "to"}
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Settings, under RudderStack's names and plainer ones."""
 
-    SECRET_FIELDS: ClassVar = frozenset({"headers"})
+    SECRET_FIELDS: ClassVar = frozenset({"headers.to", "headers.*"})
 
     url: str = ""
     """Where to send. May hold references to the event, `https://example.com/{{ properties.shop }}`."""

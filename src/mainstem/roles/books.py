@@ -104,8 +104,11 @@ async def read_books(stream: Stream, ledger: Ledger, cursor: str) -> Account:
     for (source_id, hour), received in _received_by_source(tallies).items():
         lines.setdefault((source_id, hour), Line(source_id=source_id, hour=hour)).received = received
     received = unsettled = 0
+    ended = await _ended(ledger, cursor)
     for partition, at in positions.items():
-        end = max(bounds[partition].next, at.next_offset)
+        # An archive's replay counts in files and lines, of which the stream knows nothing.
+        known = bounds.get(partition) if not ended else None
+        end = at.next_offset if known is None else max(known.next, at.next_offset)
         received += end - at.start_offset
         unsettled += end - at.next_offset
     return Account(
@@ -118,6 +121,15 @@ async def read_books(stream: Stream, ledger: Ledger, cursor: str) -> Account:
         parked=parked,
         unsettled=unsettled,
         lines=[lines[place] for place in sorted(lines)],
+    )
+
+
+async def _ended(ledger: Ledger, cursor: str) -> bool:
+    """Whether nothing is offered to the cursor any more: a replay that is over, or one from an archive."""
+    return any(
+        cursor == f"replay:{replay.id}"
+        and (replay.origin == "archive" or replay.state not in ("waiting", "running"))
+        for replay in await ledger.replays()
     )
 
 

@@ -48,6 +48,11 @@ def replay_cursor(replay_id: str) -> str:
     return f"replay:{replay_id}"
 
 
+def is_replay(cursor: str) -> bool:
+    """Whether a cursor is a replay's."""
+    return cursor.startswith("replay:")
+
+
 def evaluate_replay(replay: Replay, evaluate: Evaluate) -> Evaluate:
     """Return the live rules, narrowed to the replay's time and filter.
 

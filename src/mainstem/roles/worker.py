@@ -20,7 +20,7 @@ from mainstem.pipeline.plan import DestinationPlan, compile_plan
 from mainstem.pipeline.reading import decode_with
 from mainstem.pipeline.steps.enrich import GeoDatabase
 from mainstem.roles.flows import Flow, Surroundings, open_flow
-from mainstem.roles.replays import ReplayDesk
+from mainstem.roles.replays import ReplayDesk, is_replay
 from mainstem.roles.rooms import ensure_cursors
 from mainstem.stream.base import Membership, StreamError
 from mainstem.telemetry import metrics
@@ -154,6 +154,7 @@ class Worker:
     async def _apply(self, workspace: Workspace) -> None:
         async with self._turn:
             await ensure_cursors(workspace, self._around.stream, self._around.ledger)
+            await self._release_removed(workspace)
             decoder = Decoder(workspace.sources, self._geo)
             self._around.reader.replace_decode(decode_with(decoder))
             self._refused.clear()
@@ -181,6 +182,15 @@ class Worker:
             paused=len(self._paused),
             refused=len(self._refused),
         )
+
+    async def _release_removed(self, workspace: Workspace) -> None:
+        """Let retention pass what only removed destinations held. Their place stays in the ledger: one that
+        comes back goes on there, or, where retention was faster, behind a gap that the books show."""
+        for cursor in await self._around.stream.cursors():
+            if not is_replay(cursor) and workspace.destination(cursor) is None:
+                await self._around.stream.forget(cursor)
+                self._echoed.pop(cursor, None)
+                _log.warning("removed destination no longer holds the log", destination=cursor)
 
     def _compile(self, workspace: Workspace, destination: Destination) -> DestinationPlan | None:
         if not destination.enabled:

@@ -21,7 +21,8 @@ def check_settings(checks: Checks, type_name: str, raw: Mapping[str, Any], repor
 def with_secrets(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return the settings with each text at or below one of `names` as a `Secret`.
 
-    `headers.to` means the `to` of `headers`, or of each item of that list, as RudderStack writes it.
+    `headers.to` means the `to` of `headers`, or of each item of that list, as RudderStack writes it; `headers.*`
+    every value of `headers` where it is a mapping.
     """
     made: Any = dict(raw)
     for name in names:
@@ -32,12 +33,13 @@ def with_secrets(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]
 def _marked(value: Any, parts: Sequence[str]) -> Any:
     if isinstance(value, str) and not parts:
         return Secret(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and parts != ["*"]:
         return [_marked(item, parts) for item in value]
     if isinstance(value, Mapping):
         rest = parts[1:]
         return {
-            key: _marked(item, rest) if not parts or key == parts[0] else item for key, item in value.items()
+            key: _marked(item, rest) if not parts or parts[0] in (key, "*") else item
+            for key, item in value.items()
         }
     return value
 
