@@ -269,7 +269,11 @@ class Supervisor:
 
 
 async def until_signalled(on_hup: Callable[[], Any]) -> str:
-    """Wait for TERM or INT and return its name; call `on_hup` for each HUP."""
+    """Wait for TERM or INT and return its name; call `on_hup` for each HUP.
+
+    From then on TERM and HUP change nothing (what sends them twice would else cut the draining short), and a
+    second INT, somebody's Ctrl-C, ends the process at once.
+    """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
 
@@ -283,5 +287,6 @@ async def until_signalled(on_hup: Callable[[], Any]) -> str:
     try:
         return await stopped
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
+        loop.remove_signal_handler(signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, _log.info, "stopping already")
