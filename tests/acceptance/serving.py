@@ -138,6 +138,11 @@ class Serving:
         """Whether `mainstem serve` itself is alive."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_status(self) -> int | None:
+        """How `mainstem serve` itself ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def children(self) -> dict[str, int]:
         """Process ids by name (`gateway-0`, `worker-0`), as the kernel has them now."""
         return {
@@ -187,14 +192,20 @@ class Serving:
             if not self.running:
                 status = self._process.returncode if self._process is not None else "unknown"
                 raise ServerFailed(f"mainstem serve ended with status {status}\n{self.log_tail()}")
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with self.session.get(f"{self.ops_url}/ready") as answer:
-                    if answer.status == 200:
-                        return
+            if await self.accepts_events():
+                return
             if time.monotonic() > deadline:
                 await self.kill9()
                 raise ServerFailed(f"mainstem serve was not ready in {_READY_TIMEOUT_S} s\n{self.log_tail()}")
             await asyncio.sleep(_POLL_S)
+
+    async def accepts_events(self) -> bool:
+        """Whether `/ready` answers 200."""
+        try:
+            async with self.session.get(f"{self.ops_url}/ready") as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
 
     async def stop(self) -> int:
         """Ask it to end (TERM), wait until the whole tree is gone, and return the exit status.
@@ -209,7 +220,7 @@ class Serving:
         process.send_signal(signal.SIGTERM)
         try:
             await until("serve ended", lambda: process.poll() is not None, timeout_s=_STOP_TIMEOUT_S)
-            await until("its children ended", lambda: not _alive(children), timeout_s=_STOP_TIMEOUT_S)
+            await until("its children ended", lambda: not alive(children), timeout_s=_STOP_TIMEOUT_S)
         except AssertionError as error:
             _kill9(children)
             await self.kill9()
@@ -227,7 +238,7 @@ class Serving:
             process.kill()
         _kill9(children)
         await until("serve is gone", lambda: process.poll() is not None)
-        await until("its children are gone", lambda: not _alive(children))
+        await until("its children are gone", lambda: not alive(children))
         self._process = None
 
     def log_tail(self) -> str:
@@ -390,8 +401,8 @@ def _processes() -> list[tuple[int, int, list[str]]]:
     return found
 
 
-def _alive(pids: Sequence[int]) -> bool:
-    # Zombies do not count: in a container nobody may ever reap those.
+def alive(pids: Sequence[int]) -> bool:
+    """Whether any of these processes is there; zombies do not count, in a container nobody may ever reap those."""
     return any(pid in pids for pid, _, _ in _processes())
 
 
