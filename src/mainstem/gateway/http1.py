@@ -32,6 +32,8 @@ _log = logger(__name__)
 
 _MAX_PIPELINED: Final = 128
 """Requests of one connection that may wait for answers before we stop reading from it."""
+_DRAIN_IDLE_S: Final = 1.0
+"""How long a draining server still answers on connections that look idle (RFC 9112 §9.5: the client may be writing)."""
 _LINGER_S: Final = 5.0
 """How long a refused client may go on sending before we close: closing at once resets the connection, and the
 client might never see the answer (RFC 9112 §9.6)."""
@@ -520,16 +522,22 @@ class Server:
         await self._stopped.wait()
 
     async def drain(self, timeout_s: float) -> None:
-        """Stop accepting, finish what is in flight, close; after `timeout_s` cut what is left."""
+        """Stop accepting, finish what is in flight, close; after `timeout_s` cut what is left.
+
+        A request may be on its way on a connection that looks idle: for a moment it is still answered, and the
+        answer closes the connection. What is idle after that moment is closed.
+        """
         self.draining = True
         if self._server is not None:
             self._server.close()
-        for connection in list(self.connections):
-            connection.close_if_idle()
         self.quiet.clear()
-        if self.connections:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.quiet.wait(), timeout_s)
+        grace_s = min(_DRAIN_IDLE_S, timeout_s)
+        for wait_s in (grace_s, timeout_s - grace_s):
+            if self.connections:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.quiet.wait(), wait_s)
+            for connection in list(self.connections):
+                connection.close_if_idle()
         for connection in list(self.connections):
             connection.abort()
         if self._timer is not None:
