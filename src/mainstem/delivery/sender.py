@@ -204,6 +204,8 @@ class Sender:
         self._waiting: list[tuple[float, int, _Lane]] = []
         self._waiting_n = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        """When it looks: uvloop gives timers below a millisecond a handle that does not know."""
         self._gate_timer: asyncio.TimerHandle | None = None
         self._calm = not self._pacer.active
         self._tasks: list[asyncio.Task[None]] = []
@@ -731,9 +733,10 @@ class Sender:
         loop = asyncio.get_running_loop()
         when = loop.time() + max(0.0, self._waiting[0][0] - now)
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = loop.call_at(when, self._look_at_waiting)
 
     def _look_at_waiting(self) -> None:
