@@ -169,6 +169,16 @@ async def test_wait_ends_when_a_record_comes(stream: Stream) -> None:
     assert not await stream.wait({partition: 1}, timeout_s=0.01)
 
 
+async def test_a_wait_that_is_cancelled_as_a_record_comes_is_cancelled(stream: Stream) -> None:
+    producer = await stream.producer()
+    waiting = asyncio.create_task(stream.wait({partition_of(b"u", PARTITIONS): 0}, timeout_s=60))
+    await asyncio.sleep(0)
+    await producer.append([record("u")])
+    if waiting.cancel():  # not over yet
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
 async def test_a_call_for_more_than_the_backlog_is_refused_whole(make_stream: StreamMaker) -> None:
     stream = await make_stream(max_backlog_bytes=1000)
     producer = await stream.producer()

@@ -130,6 +130,9 @@ class Runner:
         self._end = end
         self._task: asyncio.Task[None] | None = None
         self._owned: set[int] = set()
+        self._stopping = False
+        """Beside the cancellation of the task: under Python 3.11 a `wait_for` that ends in the same moment
+        swallows it (https://github.com/python/cpython/issues/81839)."""
         self.failure = ""
         """Why it does not get on now; empty while it does. It goes on trying."""
 
@@ -148,6 +151,7 @@ class Runner:
 
     async def drain(self, timeout_s: float) -> None:
         """Stop reading, finish what is in flight, settle, stop."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -156,7 +160,7 @@ class Runner:
     async def _run(self) -> None:
         """Go on for ever. Trouble of this destination's flow stays in this flow, and says so."""
         retry_s = _RETRY_FIRST_S
-        while True:
+        while not self._stopping:
             try:
                 await self._regain()
                 await self._step()

@@ -121,7 +121,9 @@ class MemoryStream:
         if self._has_any(positions):
             return True
         try:
-            await asyncio.wait_for(until_some(), timeout_s)
+            # Not `wait_for`: it swallows a cancellation that comes as the waiter is woken (Python 3.11).
+            async with asyncio.timeout(timeout_s):
+                await until_some()
         except TimeoutError:
             return False
         return True

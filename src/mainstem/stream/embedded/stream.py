@@ -220,7 +220,9 @@ class EmbeddedStream:
             if self._poller is None or self._poller.done():
                 self._poller = asyncio.create_task(self._poll())
             try:
-                await asyncio.wait_for(waiter, max(0.0, deadline - self._loop.time()))
+                # Not `wait_for`: it swallows a cancellation that comes as the waiter is woken (Python 3.11).
+                async with asyncio.timeout_at(deadline):
+                    await waiter
             except TimeoutError:
                 return self._has_any(positions)
             finally:
