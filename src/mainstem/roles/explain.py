@@ -190,16 +190,20 @@ def _place(found: Whereabouts, event: Event, at: Position | None, status: bytes 
     else:
         behind = event.offset - at.next_offset
         found.reason = f"behind {behind:,} events of its partition" if behind else "next in its partition"
-        condition = _condition(status)
+        condition, found.answer = _condition(status)
         if condition:
             found.reason += f"; {condition}"
 
 
-def _condition(status: bytes | None) -> str:
+def _condition(status: bytes | None) -> tuple[str, str]:
+    """Return what is wrong with a destination now and its last answer; empty while it takes events."""
     if status is None:
-        return ""
+        return "", ""
     known = msgspec.json.decode(status)
-    error = known.get("last_error") or known.get("error") or ""
+    error = known.get("error") or known.get("last_error") or ""
+    answer = known.get("last_answer", "")
     if known.get("breaker", "closed") != "closed":
-        return f"the destination is not taking events ({error})"
-    return str(error)
+        return f"the destination is not taking events ({error})", answer
+    if known.get("last_error_ms", 0) < known.get("last_delivered_ms", 0):
+        return "", ""
+    return error, answer
