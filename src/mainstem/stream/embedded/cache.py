@@ -3,10 +3,14 @@
 import bisect
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from mainstem.stream.base import Record
+
+_STRETCHES: Final = 64
+"""Of so many the ends are remembered."""
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -22,14 +26,30 @@ class Extent(msgspec.Struct, frozen=True):
         return self.first + len(self.records)
 
 
+class Stretch(msgspec.Struct, frozen=True):
+    """Whole commits without a gap."""
+
+    sequence: int
+    """Of the commit after the last of them."""
+    nexts: Sequence[int]
+    """The next offset of every partition after the last of them."""
+    extents: list[Extent]
+
+
 class ExtentCache:
-    """Least recently used extents, bounded by bytes. Used on the event loop only."""
+    """Least recently used extents, bounded by bytes. Used on the event loop only.
+
+    A commit holds records of many partitions and is decoded once for all of them. Where a stretch ended is
+    remembered too, so that whoever reads on from there finds its commit without a search.
+    """
 
     def __init__(self, partitions: int, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._size_bytes = 0
         self._extents: OrderedDict[tuple[int, int], Extent] = OrderedDict()
         self._firsts: list[list[int]] = [[] for _ in range(partitions)]
+        self._ends: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._max_ends = _STRETCHES * partitions
 
     def find(self, partition: int, offset: int) -> Extent | None:
         """Return an extent that holds the offset."""
@@ -45,8 +65,21 @@ class ExtentCache:
         self._extents.move_to_end((partition, extent.first))
         return extent
 
-    def add(self, extent: Extent) -> None:
-        """Keep an extent; the ones that were not used longest go."""
+    def end_at(self, partition: int, offset: int) -> int | None:
+        """Return the sequence at which a known stretch ended, the offset being the next; None if none did."""
+        return self._ends.get((partition, offset))
+
+    def add(self, stretch: Stretch) -> None:
+        """Keep a stretch; what was not used longest goes."""
+        for extent in stretch.extents:
+            self._add(extent)
+        for end in enumerate(stretch.nexts):
+            self._ends[end] = stretch.sequence
+            self._ends.move_to_end(end)
+        while len(self._ends) > self._max_ends:
+            self._ends.popitem(last=False)
+
+    def _add(self, extent: Extent) -> None:
         key = (extent.partition, extent.first)
         known = self._extents.pop(key, None)
         if known is None:

@@ -1,26 +1,27 @@
 """Reads segments in worker threads; every thread has its own few open files."""
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import apsw
 
-from mainstem.stream.base import Bounds, Found, OffsetGone, Record
-from mainstem.stream.embedded.cache import Extent
+from mainstem.stream.base import Bounds, Found, OffsetGone, Record, StreamCorrupt
+from mainstem.stream.embedded.cache import Extent, Stretch
 from mainstem.stream.embedded.catalog import Catalog
 from mainstem.stream.embedded.meta import Meta, Tally
 from mainstem.stream.embedded.segment import (
     SegmentInfo,
     SegmentMissing,
-    batch_holding,
-    batches_from,
+    commit_at,
+    commit_holding,
+    commits_from,
     connect,
-    decode_row,
     errors_named,
-    first_batch_since,
+    first_offset_since,
+    ids_from,
     indexed_twins,
     read_info,
     read_tallies,
@@ -29,8 +30,7 @@ from mainstem.stream.embedded.segment import (
 from mainstem.stream.embedded.twins import YoungIds
 
 _OPEN_FILES: Final = 8
-_EXTENT_BATCHES: Final = 512
-_EXTENT_BYTES: Final = 512 << 10
+_STRETCH_BYTES: Final = 512 << 10
 T = TypeVar("T")
 
 
@@ -44,21 +44,46 @@ class Reader:
         self._all: list[apsw.Connection] = []
         self._all_lock = threading.Lock()
 
-    def extent(self, partition: int, offset: int) -> Extent:
-        """Read from `offset` on; an extent without records is the end of the partition.
+    def stretch(self, partition: int, offset: int, sequence: int | None) -> Stretch | None:
+        """Read whole commits on from the one that holds `offset`; None if there is none.
+
+        Args:
+            partition: where.
+            offset: where.
+            sequence: of a commit before which the offset is not, where one is known: nothing is searched then.
 
         Raises:
             OffsetGone: `offset` is below the earliest held.
         """
         while True:
-            info = self._segment_of(partition, offset)
+            info = self._segment_from(sequence) if sequence is not None else None
+            start = None if info is None else sequence
+            if info is None:
+                info = self._segment_of(partition, offset)
             try:
-                extent = self._with(info, lambda c, info=info: _read_extent(c, info.path, partition, offset))  # type: ignore[misc]
+                stretch = self._with(
+                    info,
+                    lambda c, info=info, start=start: _read_stretch(  # type: ignore[misc]
+                        c, info, commit_at(c, info, partition, offset) if start is None else start
+                    ),
+                )
             except SegmentMissing:
                 self._catalog.refresh()
                 continue
-            if extent.records or self._is_last(info):
-                return extent
+            if stretch is not None:
+                return stretch
+            if self._is_last(info):
+                return None
+
+    def probe(self, partition: int, offset: int) -> None:
+        """Read the one commit that holds `offset`.
+
+        Raises:
+            StreamError: it can't be read.
+        """
+        info = self._segment_of(partition, offset)
+        with contextlib.suppress(SegmentMissing):
+            self._with(info, lambda c: commit_holding(c, info, commit_at(c, info, partition, offset)))
 
     def bounds(self) -> dict[int, Bounds]:
         """Return the bounds of every partition."""
@@ -75,12 +100,15 @@ class Reader:
             }
 
     def offset_at(self, partition: int, timestamp_ms: int) -> int:
-        """Return the first offset of the first batch that can be as new as the timestamp."""
+        """Return the partition's offset at the first commit that can be as new as the timestamp."""
         for info in self._catalog.refresh():
             if info.closed and info.max_ms < timestamp_ms:
                 continue
             try:
-                found = self._with(info, lambda c: first_batch_since(c, partition, timestamp_ms))
+                found = self._with(
+                    info,
+                    lambda c, info=info: first_offset_since(c, info, partition, timestamp_ms),  # type: ignore[misc]
+                )
             except SegmentMissing:
                 continue
             if found is not None:
@@ -111,7 +139,7 @@ class Reader:
                 return rows
 
     def verify(self) -> int:
-        """Read every batch and compare its checksum; return how many records there are.
+        """Read every commit and compare its checksum; return how many records there are.
 
         Raises:
             StreamCorrupt: names the file and the place.
@@ -149,6 +177,13 @@ class Reader:
                 self._catalog.refresh()
         return self._catalog.segments()[-1]
 
+    def _segment_from(self, sequence: int) -> SegmentInfo | None:
+        """Return the segment that holds a sequence, or will; None if it is dropped."""
+        for info in reversed(self._catalog.segments()):
+            if info.sequence <= sequence:
+                return info
+        return None
+
     def _is_last(self, info: SegmentInfo) -> bool:
         """Tell whether the segment found without the offset is still the one that is appended to."""
         now = self._with(info, lambda c: read_info(c, info.path))
@@ -176,43 +211,57 @@ class Reader:
             return work(connection)
 
 
-def _read_extent(connection: apsw.Connection, path: Path, partition: int, offset: int) -> Extent:
-    records: list[Record] = []
+def _read_stretch(connection: apsw.Connection, info: SegmentInfo, sequence: int) -> Stretch | None:
+    records: list[list[Record]] = [[] for _ in info.firsts]
+    nexts: list[int] = []
+    end = sequence
     size = 0
-    for batch in batches_from(connection, path, partition, offset, _EXTENT_BATCHES):
-        records += batch.records()
-        size += sum(len(frame.value) + len(frame.key) for frame in batch.frames)
-        if size >= _EXTENT_BYTES:
+    for commit in commits_from(connection, info, sequence):
+        nexts = commit.add_to(records)
+        end = commit.sequence + len(commit.frames)
+        size += sum([len(frame.value) + len(frame.key) for frame in commit.frames])
+        if size >= _STRETCH_BYTES:
             break
-    if not records or records[-1].offset < offset:
-        return Extent(partition, offset, [], 0)
-    return Extent(partition, records[0].offset, records, size)
+    if not nexts:
+        return None
+    extents = [
+        Extent(
+            partition, found[0].offset, found, sum([len(record.value) + len(record.key) for record in found])
+        )
+        for partition, found in enumerate(records)
+        if found
+    ]
+    return Stretch(end, nexts, extents)
 
 
 def _find_in(
     connection: apsw.Connection, info: SegmentInfo, dedup_key: bytes, hash_: int
 ) -> list[tuple[int, Found]]:
     if info.indexed:
-        ids = indexed_twins(connection, [hash_.to_bytes(8, "little")])
+        sequences = indexed_twins(connection, [hash_])
     else:
         young = YoungIds()
-        for id_, hashes in connection.execute("SELECT id, ids FROM batches"):
-            young.extend(cast("int", id_), cast("bytes", hashes))
-        ids = young.find([hash_])
+        for sequence, hashes, _ in ids_from(connection, info, info.sequence):
+            young.extend(sequence, hashes)
+        sequences = young.find([hash_])
     found: list[tuple[int, Found]] = []
-    for id_ in ids:
-        batch = batch_holding(connection, info.path, id_)
-        index = id_ - batch.id
-        if batch.frames[index].dedup_key == dedup_key:
-            record = batch.record(index)
-            found.append((record.sequence, Found(record.partition, record.offset)))
+    for sequence in sequences:
+        commit = commit_holding(connection, info, sequence)
+        index = sequence - commit.sequence
+        if commit.frames[index].dedup_key == dedup_key:
+            record = commit.record(index)
+            found.append((sequence, Found(record.partition, record.offset)))
     return found
 
 
 def _verify(connection: apsw.Connection, info: SegmentInfo) -> int:
-    count = 0
-    rows = connection.execute("SELECT id, count, sequence, checksum, ids, data FROM batches ORDER BY id")
-    for row in rows:
-        batch = decode_row(info.path, cast("tuple[int, int, int, int, bytes, bytes]", row))
-        count += len(batch.frames)
-    return count
+    sequence, nexts = info.sequence, list(info.firsts)
+    for commit in commits_from(connection, info, info.sequence):
+        if commit.sequence != sequence or commit.firsts != nexts:
+            raise StreamCorrupt(f"{info.path}: commit {commit.sequence} does not continue the one before")
+        for partition in commit.places:
+            nexts[partition] += 1
+        sequence += len(commit.frames)
+    if info.closed and (sequence != info.sequence + info.count or tuple(nexts) != info.nexts):
+        raise StreamCorrupt(f"{info.path}: it ends at {sequence}, not where it was closed")
+    return sequence - info.sequence

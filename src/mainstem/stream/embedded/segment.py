@@ -1,9 +1,10 @@
-"""One segment: a SQLite file of batches. Its schema, its rows, and how SQLite's errors are named.
+"""One segment: a SQLite file of commits. Its schema, its rows, and how SQLite's errors are named.
 
 Everything that knows SQL about a segment is here; who writes when is `writer.py` and `upkeep.py`.
 """
 
 import contextlib
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,34 +17,30 @@ from pyroaring import BitMap
 
 from mainstem.stream.base import NewRecord, Record, StreamCorrupt, StreamError, StreamFull
 
-OFFSET_BITS: Final = 48
-"""Record id = partition << 48 | offset: 32,768 partitions, and at a million records a second and partition
-offsets last for nine years; a gateway of 50,000 a second has 178."""
-OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 PAGE_BYTES: Final = 8192
 """Measured: fewer writes for large groups than 4096, less written for small ones than 16384."""
 SAFE_SQLITE: Final = (3, 51, 3)
 """Before it, a WAL reset may corrupt a database that two connections write or checkpoint
 (https://sqlite.org/wal.html#walresetbug)."""
 
-_HEX_DIGITS_AT_ONCE: Final = 16 * 8192
+_HASHES_AT_ONCE: Final = 1000
+"""SQLite takes 32,766 parameters at most."""
 
 _SCHEMA: Final = """
 CREATE TABLE info (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE batches (
-  id INTEGER PRIMARY KEY, count INTEGER NOT NULL, min_ms INTEGER NOT NULL, max_ms INTEGER NOT NULL,
-  sequence INTEGER NOT NULL, span INTEGER NOT NULL, checksum INTEGER NOT NULL,
-  ids BLOB NOT NULL, data BLOB NOT NULL
+CREATE TABLE commits (
+  sequence INTEGER PRIMARY KEY, count INTEGER NOT NULL, max_ms INTEGER NOT NULL, checksum INTEGER NOT NULL,
+  firsts BLOB NOT NULL, places BLOB NOT NULL, ids BLOB NOT NULL, data BLOB NOT NULL
 );
 CREATE TABLE tallies (
   tally TEXT, hour INTEGER, appended INTEGER NOT NULL, duplicates INTEGER NOT NULL, PRIMARY KEY (tally, hour)
 ) WITHOUT ROWID;
-CREATE TABLE twins (hash BLOB, id INTEGER, PRIMARY KEY (hash, id)) WITHOUT ROWID;
+CREATE TABLE twins (hash BLOB, sequence INTEGER, PRIMARY KEY (hash, sequence)) WITHOUT ROWID;
 """
 
 
 class SegmentInfo(msgspec.Struct, frozen=True):
-    """What is known of a segment without reading its batches."""
+    """What is known of a segment without reading its commits."""
 
     number: int
     path: Path
@@ -62,80 +59,90 @@ class SegmentInfo(msgspec.Struct, frozen=True):
     """Records; only when closed."""
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """The stored records of one partition and commit."""
+class Commit(msgspec.Struct, frozen=True):
+    """The stored records of one commit, in the order of the calls."""
 
-    id: int
     sequence: int
-    order: bytes
+    firsts: Sequence[int]
+    """By partition, the offset of its first record here or later."""
+    places: Sequence[int]
+    """The partition of each record."""
     frames: list[NewRecord]
 
     def record(self, index: int) -> Record:
         """Return one of its records."""
-        frame = self.frames[index]
+        partition, frame = self.places[index], self.frames[index]
         return Record(
-            self.id >> OFFSET_BITS,
-            (self.id & OFFSET_MASK) + index,
+            partition,
+            self.firsts[partition] + self.places[:index].count(partition),
             frame.key,
             frame.value,
             frame.timestamp_ms,
-            self.sequence_of(index),
+            self.sequence + index,
         )
 
-    def records(self) -> list[Record]:
-        """Return all of them."""
-        partition, first = self.id >> OFFSET_BITS, self.id & OFFSET_MASK
-        order: Sequence[int] = array("I", self.order) if self.order else range(len(self.frames))
-        return [
-            Record(partition, offset, frame.key, frame.value, frame.timestamp_ms, self.sequence + place)
-            for offset, (frame, place) in enumerate(zip(self.frames, order, strict=True), first)
-        ]
+    def add_to(self, records: Sequence[list[Record]]) -> list[int]:
+        """Add its records to the lists of their partitions; return the next offset of every partition."""
+        nexts = list(self.firsts)
+        for sequence, (partition, frame) in enumerate(
+            zip(self.places, self.frames, strict=True), self.sequence
+        ):
+            offset = nexts[partition]
+            nexts[partition] = offset + 1
+            records[partition].append(
+                Record(partition, offset, frame.key, frame.value, frame.timestamp_ms, sequence)
+            )
+        return nexts
 
-    def sequence_of(self, index: int) -> int:
-        """Return the sequence of one of its records."""
-        return self.sequence + (array("I", self.order)[index] if self.order else index)
 
+_Row = tuple[int, int, int, bytes, bytes, bytes, bytes]
 
-class BatchRow(msgspec.Struct, frozen=True):
-    """A batch as it is inserted."""
+_ROW: Final = "SELECT sequence, count, checksum, firsts, places, ids, data FROM commits "
 
-    id: int
-    count: int
-    min_ms: int
-    max_ms: int
-    sequence: int
-    span: int
-    ids: bytes
-    data: bytes
-
-    def columns(self) -> tuple[int | bytes, ...]:
-        return (
-            self.id,
-            self.count,
-            self.min_ms,
-            self.max_ms,
-            self.sequence,
-            self.span,
-            checksum(self.ids, self.data),
-            self.ids,
-            self.data,
-        )
-
+INSERT_COMMIT: Final = "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?);"
+"""Takes what `commit_row` returns. The commit of the highest sequence is always the last leaf of the tree: what
+a commit writes is its own bytes."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(tuple[bytes, list[NewRecord]])
+_decoder = msgspec.msgpack.Decoder(list[NewRecord])
 
 
-def encode_batch(order: bytes, records: Sequence[NewRecord]) -> bytes:
-    """Return the data of a batch: each record's place in its group (empty: 0, 1, 2 …) and the records."""
-    return _encoder.encode((order, records))
+def commit_row(
+    sequence: int,
+    firsts: Sequence[int],
+    places: Sequence[int],
+    hashes: Sequence[int],
+    records: Sequence[NewRecord],
+) -> tuple[int | bytes, ...]:
+    """Return a commit as it is inserted; `firsts` count from the beginning of the segment."""
+    blobs = (
+        array("I", firsts).tobytes(),
+        array("H", places).tobytes(),
+        _big_endian(array("Q", hashes)).tobytes(),
+        _encoder.encode(records),
+    )
+    newest = max([record.timestamp_ms for record in records])
+    return (sequence, len(records), newest, _checksum(*blobs), *blobs)
 
 
-def checksum(ids: bytes, data: bytes) -> int:
+def _checksum(*blobs: bytes) -> int:
     """Return the 63-bit checksum of a row's blobs."""
-    digest = xxhash.xxh3_64(ids)
-    digest.update(data)
+    digest = xxhash.xxh3_64()
+    for blob in blobs:
+        digest.update(blob)
     return digest.intdigest() >> 1
+
+
+def hashes_of(ids: bytes) -> "array[int]":
+    """Return the hashes that are packed in a row."""
+    return _big_endian(array("Q", ids))
+
+
+def _big_endian(values: "array[int]") -> "array[int]":
+    """Turn values to big-endian, or back, in place. In this order SQLite sorts them as the numbers they are."""
+    if sys.byteorder == "little":
+        values.byteswap()
+    return values
 
 
 def refuse_affected_sqlite() -> None:
@@ -239,70 +246,117 @@ def read_info(connection: apsw.Connection, path: Path) -> SegmentInfo | None:
 
 def tips(connection: apsw.Connection, info: SegmentInfo) -> tuple[list[int], int]:
     """Return the next offset of every partition, and the next sequence."""
-    nexts = list(info.firsts)
-    sequence = info.sequence
-    for partition in range(len(nexts)):
-        low = partition << OFFSET_BITS
-        last = connection.execute(
-            "SELECT id, count, sequence, span FROM batches WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1",
-            (low, low | OFFSET_MASK),
-        ).fetchall()
-        for id_, count, base, span in cast("list[tuple[int, int, int, int]]", last):
-            nexts[partition] = (id_ & OFFSET_MASK) + count
-            sequence = max(sequence, base + span)
-    return nexts, sequence
+    rows = connection.execute(
+        "SELECT sequence, count, firsts, places FROM commits ORDER BY sequence DESC LIMIT 1"
+    ).fetchall()
+    if not rows:
+        return list(info.firsts), info.sequence
+    sequence, count, firsts, places = cast("tuple[int, int, bytes, bytes]", rows[0])
+    return nexts_after(info, firsts, places), sequence + count
 
 
-def decode_row(path: Path, row: tuple[int, int, int, int, bytes, bytes]) -> Batch:
-    """Return a batch of (id, count, sequence, checksum, ids, data).
+def nexts_after(info: SegmentInfo, firsts: bytes, places: bytes) -> list[int]:
+    """Return the next offset of every partition after a commit."""
+    nexts = _firsts(info, firsts)
+    for partition in array("H", places):
+        nexts[partition] += 1
+    return nexts
+
+
+def _firsts(info: SegmentInfo, firsts: bytes) -> list[int]:
+    return [start + offset for start, offset in zip(info.firsts, array("I", firsts), strict=True)]
+
+
+def _decode(info: SegmentInfo, row: _Row) -> Commit:
+    """Return the commit of a row.
 
     Raises:
         StreamCorrupt: the blobs are not what was written.
     """
-    id_, count, sequence, expected, ids, data = row
-    where = f"{path}: partition {id_ >> OFFSET_BITS}, offset {id_ & OFFSET_MASK}"
-    if checksum(ids, data) != expected:
+    sequence, count, expected, *blobs = row
+    where = f"{info.path}: commit {sequence}"
+    if _checksum(*blobs) != expected:
         raise StreamCorrupt(f"{where}: the checksum is not that of the bytes")
+    firsts, places, _, data = blobs
     try:
-        order, frames = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+        frames = _decoder.decode(data)
+        commit = Commit(sequence, _firsts(info, firsts), array("H", places), frames)
+    except ValueError as error:
         raise StreamCorrupt(f"{where}: {error}") from error
-    if len(frames) != count:
+    if not len(frames) == len(commit.places) == count:
         raise StreamCorrupt(f"{where}: {len(frames)} records instead of {count}")
-    return Batch(id_, sequence, order, frames)
+    return commit
 
 
-def batches_from(
-    connection: apsw.Connection, path: Path, partition: int, offset: int, limit: int
-) -> Iterator[Batch]:
-    """Yield the batches of a partition, beginning with the one that holds `offset`, at most `limit`."""
-    low = partition << OFFSET_BITS
+def commits_from(connection: apsw.Connection, info: SegmentInfo, sequence: int) -> Iterator[Commit]:
+    """Yield the commits that begin at a sequence or after it."""
+    for row in connection.execute(_ROW + "WHERE sequence >= ? ORDER BY sequence", (sequence,)):
+        yield _decode(info, cast("_Row", row))
+
+
+def commit_holding(connection: apsw.Connection, info: SegmentInfo, sequence: int) -> Commit:
+    """Return the commit that holds the record of that sequence."""
     rows = connection.execute(
-        "SELECT id, count, sequence, checksum, ids, data FROM batches WHERE id >= coalesce("
-        "(SELECT id FROM batches WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1), ?2)"
-        " AND id <= ?3 ORDER BY id LIMIT ?4",
-        (low, low | offset, low | OFFSET_MASK, limit),
-    )
-    for row in rows:
-        yield decode_row(path, cast("tuple[int, int, int, int, bytes, bytes]", row))
-
-
-def batch_holding(connection: apsw.Connection, path: Path, id_: int) -> Batch:
-    """Return the batch that holds the record of that id."""
-    for batch in batches_from(connection, path, id_ >> OFFSET_BITS, id_ & OFFSET_MASK, 1):
-        if batch.id <= id_ < batch.id + len(batch.frames):
-            return batch
-    raise StreamCorrupt(f"{path}: no batch holds record {id_ >> OFFSET_BITS}:{id_ & OFFSET_MASK}")
-
-
-def first_batch_since(connection: apsw.Connection, partition: int, timestamp_ms: int) -> int | None:
-    """Return the first offset of the first batch that can hold a record as new as `timestamp_ms`."""
-    low = partition << OFFSET_BITS
-    rows = connection.execute(
-        "SELECT id FROM batches WHERE id BETWEEN ? AND ? AND max_ms >= ? ORDER BY id LIMIT 1",
-        (low, low | OFFSET_MASK, timestamp_ms),
+        _ROW + "WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1", (sequence,)
     ).fetchall()
-    return cast("int", rows[0][0]) & OFFSET_MASK if rows else None
+    if rows:
+        commit = _decode(info, cast("_Row", rows[0]))
+        if sequence < commit.sequence + len(commit.frames):
+            return commit
+    raise StreamCorrupt(f"{info.path}: no commit holds record {sequence}")
+
+
+def commit_at(connection: apsw.Connection, info: SegmentInfo, partition: int, offset: int) -> int:
+    """Return the sequence of the commit that holds, or would hold, an offset that the segment may have.
+
+    Offsets grow with sequences, so it halves the range until one commit is left. Each step reads the beginning
+    of one row, never its data.
+    """
+    end = connection.execute("SELECT max(sequence) + 1 FROM commits").fetchall()[0][0]
+    low = found = info.sequence
+    high = cast("int | None", end) or low
+    wanted = offset - info.firsts[partition]
+    while low < high:
+        rows = connection.execute(
+            "SELECT sequence, count, substr(firsts, ?, 4) FROM commits WHERE sequence <= ?"
+            " ORDER BY sequence DESC LIMIT 1",
+            (4 * partition + 1, (low + high) // 2),
+        ).fetchall()
+        if not rows:
+            raise StreamCorrupt(f"{info.path}: no commit holds record {(low + high) // 2}")
+        sequence, count, first = cast("tuple[int, int, bytes]", rows[0])
+        if int.from_bytes(first, sys.byteorder) <= wanted:
+            found, low = sequence, max(low + 1, sequence + count)
+        else:
+            high = min(high - 1, sequence)
+    return found
+
+
+def first_offset_since(
+    connection: apsw.Connection, info: SegmentInfo, partition: int, timestamp_ms: int
+) -> int | None:
+    """Return the partition's offset at the first commit that can hold a record as new as `timestamp_ms`."""
+    rows = connection.execute(
+        "SELECT firsts FROM commits WHERE max_ms >= ? ORDER BY sequence LIMIT 1", (timestamp_ms,)
+    ).fetchall()
+    return _firsts(info, cast("bytes", rows[0][0]))[partition] if rows else None
+
+
+def newest_since(connection: apsw.Connection, sequence: int) -> int:
+    """Return the newest timestamp of the commits from a sequence on; 0 if there are none."""
+    rows = connection.execute("SELECT max(max_ms) FROM commits WHERE sequence >= ?", (sequence,)).fetchall()
+    return cast("int | None", rows[0][0]) or 0
+
+
+def ids_from(
+    connection: apsw.Connection, info: SegmentInfo, sequence: int
+) -> Iterator[tuple[int, "array[int]", list[int]]]:
+    """Yield, from a sequence on, each commit's sequence, hashes, and the next offsets after it."""
+    rows = connection.execute(
+        "SELECT sequence, firsts, places, ids FROM commits WHERE sequence >= ? ORDER BY sequence", (sequence,)
+    )
+    for first, firsts, places, ids in cast("Iterator[tuple[int, bytes, bytes, bytes]]", rows):
+        yield first, hashes_of(ids), nexts_after(info, firsts, places)
 
 
 def read_tallies(connection: apsw.Connection) -> list[tuple[str, int, int, int]]:
@@ -311,13 +365,8 @@ def read_tallies(connection: apsw.Connection) -> list[tuple[str, int, int, int]]
     return cast("list[tuple[str, int, int, int]]", rows)
 
 
-def fingerprints(ids: bytes) -> BitMap:
-    """Return the low halves of 8-byte hashes as a set."""
-    return BitMap(array("I", memoryview(ids).cast("I")[::2].tolist()))
-
-
 def index_twins(connection: apsw.Connection) -> None:
-    """Give a closed segment its index from hash to record id, and its set of fingerprints.
+    """Give a closed segment its index from hash to the record's sequence, and its set of fingerprints.
 
     It happens inside SQLite and in small steps, so that the interpreter lock is free for those who append.
     """
@@ -326,19 +375,28 @@ def index_twins(connection: apsw.Connection) -> None:
         connection.execute("DELETE FROM places")
         connection.execute(
             "INSERT INTO places WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n"
-            " WHERE i + 1 < (SELECT max(count) FROM batches)) SELECT i FROM n"
+            " WHERE i + 1 < (SELECT max(count) FROM commits)) SELECT i FROM n"
         )
         connection.execute("DELETE FROM twins")
         connection.execute(
-            "INSERT INTO twins SELECT substr(ids, 8 * i + 1, 8), id + i FROM batches, places WHERE i < count"
-            " AND substr(ids, 8 * i + 1, 8) <> zeroblob(8) ORDER BY 1, 2"
+            "INSERT INTO twins SELECT substr(ids, 8 * i + 1, 8), sequence + i FROM commits CROSS JOIN places"
+            " WHERE i < count AND substr(ids, 8 * i + 1, 8) <> zeroblob(8) ORDER BY 1, 2"
         )
-        joined = connection.execute("SELECT group_concat(hex(ids), '') FROM batches").fetchall()[0][0]
-        digits = cast("str | None", joined) or ""
-        known = BitMap()
-        for start in range(0, len(digits), _HEX_DIGITS_AT_ONCE):
-            known |= fingerprints(bytes.fromhex(digits[start : start + _HEX_DIGITS_AT_ONCE]))
-        set_info(connection, indexed=1, fingerprints=known.serialize())
+        set_info(connection, indexed=1, fingerprints=_fingerprints(connection).serialize())
+
+
+def _fingerprints(connection: apsw.Connection) -> BitMap:
+    """Return the upper halves of the hashes. In ascending order: a set of many containers grows only at its end
+    without moving them all."""
+    known = BitMap()
+    for byte in range(256):
+        joined = connection.execute(
+            "SELECT group_concat(hex(substr(hash, 1, 4)), '') FROM"
+            " (SELECT hash FROM twins WHERE hash >= ? AND hash < ? ORDER BY hash)",
+            (bytes([byte]), bytes([byte, *b"\xff" * 8])),
+        ).fetchall()[0][0]
+        known.update(_big_endian(array("I", bytes.fromhex(cast("str | None", joined) or ""))))
+    return known
 
 
 def read_fingerprints(connection: apsw.Connection) -> BitMap:
@@ -347,9 +405,13 @@ def read_fingerprints(connection: apsw.Connection) -> BitMap:
     return BitMap.deserialize(cast("bytes", rows[0][0]))
 
 
-def indexed_twins(connection: apsw.Connection, hashes: Sequence[bytes]) -> list[int]:
-    """Return the ids of the records with one of these hashes, in an indexed segment."""
-    marks = ",".join("?" * len(hashes))
-    # Only question marks are formatted in.
-    rows = connection.execute(f"SELECT id FROM twins WHERE hash IN ({marks})", tuple(hashes))  # noqa: S608
-    return [cast("int", row[0]) for row in rows]
+def indexed_twins(connection: apsw.Connection, hashes: Sequence[int]) -> list[int]:
+    """Return the sequences of the records with one of these hashes, in an indexed segment."""
+    found: list[int] = []
+    for start in range(0, len(hashes), _HASHES_AT_ONCE):
+        some = tuple(value.to_bytes(8, "big") for value in hashes[start : start + _HASHES_AT_ONCE])
+        marks = ",".join("?" * len(some))
+        # Only question marks are formatted in.
+        rows = connection.execute(f"SELECT sequence FROM twins WHERE hash IN ({marks})", some)  # noqa: S608
+        found += [cast("int", row[0]) for row in rows]
+    return found

@@ -27,7 +27,7 @@ from mainstem.stream.base import (
     StreamCorrupt,
     StreamFull,
 )
-from mainstem.stream.embedded.cache import Extent, ExtentCache
+from mainstem.stream.embedded.cache import Extent, ExtentCache, Stretch
 from mainstem.stream.embedded.catalog import Catalog, segment_path
 from mainstem.stream.embedded.group import FileMembership
 from mainstem.stream.embedded.heads import Heads
@@ -107,7 +107,7 @@ class EmbeddedStream:
         self._reader = Reader(catalog, meta)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="stream-reader")
         self._cache = ExtentCache(meta.partitions, limits.cache_bytes)
-        self._reading: dict[tuple[int, int], asyncio.Future[Extent]] = {}
+        self._reading: dict[int | tuple[int, int], asyncio.Future[Stretch | None]] = {}
         self._producer: GroupCommit | None = None
         self._producer_lock = asyncio.Lock()
         self._appender: Appender | None = None
@@ -184,7 +184,7 @@ class EmbeddedStream:
                     # Enough for one call; what follows is read when it is asked for.
                     break
                 extent = await self._load(partition, offset)
-                if not extent.records:
+                if extent is None:
                     break
             for record in extent.records[
                 offset - extent.first : offset - extent.first + max_records - len(taken)
@@ -196,17 +196,38 @@ class EmbeddedStream:
             offset = taken[-1].offset + 1
         return taken
 
-    async def _load(self, partition: int, offset: int) -> Extent:
-        key = (partition, offset)
-        reading = self._reading.get(key)
-        if reading is None:
-            reading = self._loop.run_in_executor(self._threads, self._reader.extent, partition, offset)
-            self._reading[key] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(key, None))
-        extent = await asyncio.shield(reading)
-        if extent.records:
-            self._cache.add(extent)
-        return extent
+    async def _load(self, partition: int, offset: int) -> Extent | None:
+        """Read until the offset is held; None if it is not there.
+
+        Whoever reads on from the end of the same stretch shares one read, whatever its partition.
+        """
+        while True:
+            sequence = self._cache.end_at(partition, offset)
+            key = (partition, offset) if sequence is None else sequence
+            reading = self._reading.get(key)
+            if reading is None:
+                reading = self._loop.run_in_executor(
+                    self._threads, self._reader.stretch, partition, offset, sequence
+                )
+                self._reading[key] = reading
+                reading.add_done_callback(lambda done, key=key: self._loaded(key, done))  # type: ignore[misc]
+            stretch = await asyncio.shield(reading)
+            if stretch is None:
+                return None
+            for extent in stretch.extents:
+                if extent.partition == partition and extent.first <= offset < extent.next:
+                    return extent
+            if stretch.nexts[partition] != offset:
+                return None
+            self._refuse_if_closed()
+
+    def _loaded(self, key: int | tuple[int, int], reading: asyncio.Future[Stretch | None]) -> None:
+        del self._reading[key]
+        if reading.cancelled() or reading.exception() is not None:
+            return
+        stretch = reading.result()
+        if stretch is not None:
+            self._cache.add(stretch)
 
     async def wait(self, positions: Mapping[int, int], *, timeout_s: float) -> bool:
         self._refuse_if_closed()
@@ -308,7 +329,7 @@ class EmbeddedStream:
         bounds = await self._in_thread(self._reader.bounds)
         for partition, held in bounds.items():
             for offset in {held.earliest, held.next - 1} if held.next > held.earliest else ():
-                await self._in_thread(self._reader.extent, partition, offset)
+                await self._in_thread(self._reader.probe, partition, offset)
 
     async def verify(self) -> int:
         """Read everything and compare checksums; return the number of records held.

@@ -2,89 +2,83 @@
 
 Three steps, each only for what the one before could not decide:
 
-1. A set of 32-bit fingerprints (Roaring bitmap, 2 to 7 bytes an id) of everything in the window. No hit: new.
+1. A set of fingerprints (Roaring bitmap) of everything in the window. No hit: new. Closed segments: 32 bits, 2
+   to 7 bytes an id. Segments without an index: 28 bits, because a set of 32 bits moves its many containers
+   for every id that it gains, which costs more than the rest of a commit.
 2. The 64-bit hash, looked up in each segment of the window: closed segments have an index, younger ones are
-   held here as 8 bytes an id, in order of append.
+   held here as 16 bytes an id, in order of append.
 3. The record itself: the whole key is compared, and the twin's timestamp with the window.
 
 So neither a collision nor a stale fingerprint can lose an event; they only cost time (at 20 million ids one
 record in 200 takes step 2 in vain).
 """
 
-import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from struct import Struct
 from typing import Final
 
 from pyroaring import BitMap
 
-_HASH_BYTES: Final = 8
-_FEW: Final = 16
+_BUCKETS: Final = 1024
+_MARK: Final = (1 << 28) - 1
+_ENTRY: Final = Struct(">QQ")
+_pack = _ENTRY.pack
 
 
 class YoungIds:
-    """The hashes of one segment without an index, in order of append."""
+    """The hashes of one segment without an index, and the sequences of their records."""
 
     def __init__(self) -> None:
-        self._hashes = bytearray()
-        self._starts: list[int] = []
-        self._ids: list[int] = []
+        self._marks = BitMap()
+        self._buckets = [bytearray() for _ in range(_BUCKETS)]
 
-    def __len__(self) -> int:
-        return len(self._hashes) // _HASH_BYTES
+    def extend(self, sequence: int, hashes: Sequence[int]) -> None:
+        """Add records; the first has that sequence. 0 is no hash."""
+        self._marks.update([value & _MARK for value in hashes if value])
+        buckets = self._buckets
+        for at, value in enumerate(hashes, sequence):
+            if value:
+                buckets[value % _BUCKETS] += _pack(value, at)
 
-    def extend(self, id_: int, ids: bytes) -> None:
-        """Add a batch."""
-        self._starts.append(len(self))
-        self._ids.append(id_)
-        self._hashes += ids
+    def among(self, hashes: Iterable[int]) -> list[int]:
+        """Return those that are perhaps here."""
+        marks = self._marks
+        return [value for value in hashes if value & _MARK in marks and value]
 
     def find(self, wanted: Iterable[int]) -> list[int]:
-        """Return the ids of the records with one of these hashes."""
-        few = set(wanted)
-        places = self._scan(few) if len(few) > _FEW else self._search(few)
-        return [self._id_at(place) for place in places]
-
-    def _search(self, wanted: set[int]) -> list[int]:
-        places: list[int] = []
-        for value in wanted:
-            pattern = value.to_bytes(_HASH_BYTES, "little")
-            at = self._hashes.find(pattern)
+        """Return the sequences of the records with one of these hashes."""
+        found: list[int] = []
+        for value in set(wanted):
+            bucket = self._buckets[value % _BUCKETS]
+            pattern = value.to_bytes(8, "big")
+            at = bucket.find(pattern)
             while at >= 0:
-                if at % _HASH_BYTES == 0:
-                    places.append(at // _HASH_BYTES)
-                at = self._hashes.find(pattern, at + 1)
-        return places
-
-    def _scan(self, wanted: set[int]) -> list[int]:
-        with memoryview(self._hashes) as view, view.cast("Q") as hashes:
-            return [place for place, value in enumerate(hashes) if value in wanted]
-
-    def _id_at(self, place: int) -> int:
-        index = bisect.bisect_right(self._starts, place) - 1
-        return self._ids[index] + place - self._starts[index]
+                if at % _ENTRY.size == 0:
+                    found.append(int.from_bytes(bucket[at + 8 : at + 16], "big"))
+                at = bucket.find(pattern, at + 1)
+        return found
 
 
 class Fingerprints:
-    """The set of step 1: one bitmap for what was merged, one per segment since."""
+    """The set of step 1 for indexed segments: one bitmap for what was merged, one per segment since."""
 
     def __init__(self) -> None:
         self._merged = BitMap()
         self._recent: dict[int, BitMap] = {}
 
     def add(self, number: int, fingerprints: BitMap) -> None:
-        """Add ids of a segment."""
-        known = self._recent.get(number)
-        if known is None:
-            self._recent[number] = fingerprints.copy()
-        else:
-            known |= fingerprints
+        """Add a segment."""
+        self._recent[number] = fingerprints
 
-    def among(self, fingerprints: BitMap) -> BitMap:
-        """Return those that are known."""
-        hits = self._merged & fingerprints
+    def among(self, hashes: Sequence[int]) -> list[int]:
+        """Return those that are perhaps in one of the segments."""
+        if not self._recent and not self._merged:
+            return []
+        marks = BitMap([value >> 32 for value in hashes])
+        hits = self._merged & marks
         for known in self._recent.values():
-            hits |= known & fingerprints
-        return hits
+            hits |= known & marks
+        return [value for value in hashes if value and value >> 32 in hits] if hits else []
 
     def replace(self, merged: BitMap, through: int) -> None:
         """Take a freshly merged set of the segments up to `through`; older ids are forgotten."""

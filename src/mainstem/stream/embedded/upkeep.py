@@ -29,14 +29,13 @@ from mainstem.stream.embedded.catalog import Catalog, segment_path
 from mainstem.stream.embedded.locks import FileLock
 from mainstem.stream.embedded.meta import Meta
 from mainstem.stream.embedded.segment import (
-    OFFSET_BITS,
-    OFFSET_MASK,
     PAGE_BYTES,
     SegmentInfo,
     connect,
     create_segment,
     errors_named,
     index_twins,
+    newest_since,
     read_fingerprints,
     read_info,
     read_tallies,
@@ -137,6 +136,7 @@ class Upkeep:
                 self._index()
                 self._retain()
                 self._meta.checkpoint()
+            self._hand_over()
             self._merge()
 
     def look(self) -> None:
@@ -225,19 +225,19 @@ class Upkeep:
         following = segment_path(self._directory, info.number + 1)
         create_segment(following, info.number + 1, self._clock.now_ms())
         sync_directory(self._directory)
-        seen, _ = tips(connection, info)
-        newest = self._newest(connection, info.firsts)
+        _, seen = tips(connection, info)
+        newest = newest_since(connection, info.sequence)
         fresh = connect(following)
         try:
             with self._write_lock, connection:
                 connection.execute("UPDATE info SET value = 1 WHERE key = 'closed'")
                 nexts, sequence = tips(connection, info)
                 start_segment(fresh, nexts, sequence)
-                count = sum(nexts) - sum(info.firsts)
+                count = sequence - info.sequence
                 set_info(
                     connection,
                     nexts=msgspec.msgpack.encode(nexts),
-                    max_ms=max(newest, self._newest(connection, seen)),
+                    max_ms=max(newest, newest_since(connection, seen)),
                     count=count,
                 )
         finally:
@@ -245,17 +245,6 @@ class Upkeep:
         self._let_go()
         self._catalog.refresh()
         _log.info("segment closed", segment=info.number, records=count)
-
-    def _newest(self, connection: apsw.Connection, nexts: "tuple[int, ...] | list[int]") -> int:
-        """Return the newest timestamp at or after these offsets; 0 if nothing is there."""
-        newest = 0
-        for partition, offset in enumerate(nexts):
-            low = partition << OFFSET_BITS
-            rows = connection.execute(
-                "SELECT max(max_ms) FROM batches WHERE id BETWEEN ? AND ?", (low | offset, low | OFFSET_MASK)
-            ).fetchall()
-            newest = max(newest, cast("int | None", rows[0][0]) or 0)
-        return newest
 
     def _checkpoint(self, connection: apsw.Connection) -> None:
         log, done = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
@@ -340,6 +329,23 @@ class Upkeep:
 
     # ------------------------------------------------------------ deduplication
 
+    def _hand_over(self) -> None:
+        """Give the appender of this process the fingerprints of segments that were indexed since it read them."""
+        if self.appender is None:
+            return
+        young = self.appender.unindexed()
+        for info in self._catalog.refresh() if young else ():
+            if info.number in young and info.indexed:
+                self.appender.take_indexed(info.number, self._fingerprints(info))
+
+    def _fingerprints(self, info: SegmentInfo) -> BitMap:
+        with errors_named(info.path):
+            connection = connect(info.path)
+            try:
+                return read_fingerprints(connection)
+            finally:
+                connection.close()
+
     def _merge(self) -> None:
         """Merge the fingerprints of closed segments for the appender of this process."""
         if self.appender is None or not self.appender.wants_merge():
@@ -354,12 +360,7 @@ class Upkeep:
             if ids > self._limits.dedup_max_ids or info.max_ms < since_ms:
                 break
             through = max(through, info.number)
-            with errors_named(info.path):
-                connection = connect(info.path)
-                try:
-                    merged |= read_fingerprints(connection)
-                finally:
-                    connection.close()
+            merged |= self._fingerprints(info)
         if through and all(info.indexed for info in self._catalog.segments() if info.number <= through):
             self.appender.take_merged(merged, through)
 

@@ -1,18 +1,18 @@
 """Group commit: the thread that turns everything submitted meanwhile into one durable transaction.
 
 `submit` only appends to a deque. One thread per process takes all that waits (bounded), drops duplicates,
-inserts one row per partition and commits: one fsync for all. While it does, the next group gathers.
+inserts one row and commits: one fsync for all. While it does, the next group gathers.
 
 SQLite releases the interpreter lock in every step and must win it back from a busy event loop, so the number
-of calls matters more than what they do: a commit is five, whatever its size.
+of statements matters: a commit is five, whatever its size.
 """
 
 import asyncio
 import queue
 import threading
-from array import array
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, cast
 
@@ -27,7 +27,6 @@ from mainstem.clock import Clock
 from mainstem.stream.base import (
     AppendResult,
     Done,
-    Found,
     NewRecord,
     StreamClosed,
     StreamError,
@@ -38,16 +37,15 @@ from mainstem.stream.embedded.catalog import Catalog
 from mainstem.stream.embedded.heads import Heads
 from mainstem.stream.embedded.locks import FileLock
 from mainstem.stream.embedded.segment import (
-    OFFSET_BITS,
-    OFFSET_MASK,
-    BatchRow,
+    INSERT_COMMIT,
+    Commit,
     SegmentInfo,
     SegmentMissing,
-    batch_holding,
+    commit_holding,
+    commit_row,
     connect,
-    encode_batch,
     errors_named,
-    fingerprints,
+    ids_from,
     indexed_twins,
     read_fingerprints,
     read_info,
@@ -58,14 +56,14 @@ from mainstem.telemetry import metrics
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _HOUR_MS: Final = 3_600_000
 _RECORD_OVERHEAD_BYTES: Final = 64
-_INSERT: Final = "INSERT INTO batches VALUES "
 _TALLY: Final = "INSERT INTO tallies VALUES "
 _TALLY_CONFLICT: Final = (
     " ON CONFLICT DO UPDATE SET appended = appended + excluded.appended,"
-    " duplicates = duplicates + excluded.duplicates"
+    " duplicates = duplicates + excluded.duplicates;"
 )
 _ROWS_PER_STATEMENT: Final = 500
 """SQLite takes 32,766 parameters at most."""
+_ONE: Final = AppendResult(1)
 
 _Call = tuple[Sequence[NewRecord], Done, int]
 _Outcome = AppendResult | StreamError
@@ -92,6 +90,7 @@ class Appender:
         self._lock = FileLock(directory / "write.lock")
         self._fingerprints = Fingerprints()
         self._merged: tuple[BitMap, int] | None = None
+        self._indexed: queue.SimpleQueue[tuple[int, BitMap]] = queue.SimpleQueue()
         self._young: dict[int, YoungIds] = {}
         self._closed: dict[int, tuple[SegmentInfo, apsw.Connection]] = {}
         self._active: tuple[SegmentInfo, apsw.Connection] | None = None
@@ -107,16 +106,14 @@ class Appender:
         Raises:
             StreamError: nothing of it was stored.
         """
-        records = [record for call in calls for record in call]
-        hashes = [hash_of(record.dedup_key) or 1 if record.dedup_key else 0 for record in records]
-        packed = array("Q", hashes).tobytes()
-        marks = fingerprints(packed)
+        records = list(chain.from_iterable(calls))
+        hashes = [(hash_of(record.dedup_key) or 1) if record.dedup_key else 0 for record in records]
         try:
             with self._lock:
                 info, connection = self._begin()
                 try:
-                    refused = self._duplicates(records, hashes, marks)
-                    self._insert(info, connection, records, hashes, marks, refused)
+                    refused = self._duplicates(records, hashes)
+                    self._insert(info, records, hashes, refused)
                 except BaseException:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
@@ -145,6 +142,14 @@ class Appender:
         """Take, from another thread, a freshly merged set of fingerprints; used from the next append on."""
         self._merged = (merged, through)
 
+    def take_indexed(self, number: int, fingerprints: BitMap) -> None:
+        """Take, from another thread, the fingerprints of a segment that has an index now."""
+        self._indexed.put((number, fingerprints))
+
+    def unindexed(self) -> list[int]:
+        """Return the closed segments whose ids are held here because they had no index."""
+        return [number for number in list(self._young) if number in self._closed]
+
     def wants_merge(self) -> bool:
         """Tell whether so many segments were closed since the last merge that another one pays."""
         return self._fingerprints.parts() > 3
@@ -158,6 +163,10 @@ class Appender:
 
     def _begin(self) -> tuple[SegmentInfo, apsw.Connection]:
         """Begin a transaction on the active segment, knowing all that was committed before it."""
+        while not self._indexed.empty():
+            number, fingerprints = self._indexed.get()
+            if self._young.pop(number, None) is not None:
+                self._fingerprints.add(number, fingerprints)
         if self._merged is not None:
             self._fingerprints.replace(*self._merged)
             self._merged = None
@@ -169,8 +178,8 @@ class Appender:
             with errors_named(info.path):
                 if self._cursor is None:
                     self._cursor = connection.cursor()
-                self._cursor.execute("BEGIN IMMEDIATE")
-                version = cast("int", self._cursor.execute("PRAGMA data_version").fetchall()[0][0])
+                rows = self._cursor.execute("BEGIN IMMEDIATE; PRAGMA data_version").fetchall()
+                version = cast("int", rows[0][0])
                 if version == self._version:
                     return info, connection
                 now = self._catch_up(info, connection)
@@ -182,129 +191,59 @@ class Appender:
 
     def _catch_up(self, info: SegmentInfo, connection: apsw.Connection) -> SegmentInfo:
         """Take in what other processes appended to the segment; return what it is now."""
-        young = self._young.setdefault(info.number, YoungIds())
-        for partition, offset in enumerate(self._nexts):
-            low = partition << OFFSET_BITS
-            rows = connection.execute(
-                "SELECT id, count, sequence, span, ids FROM batches WHERE id BETWEEN ? AND ? ORDER BY id",
-                (low | offset, low | OFFSET_MASK),
-            )
-            fresh = bytearray()
-            for id_, count, sequence, span, ids in cast("list[tuple[int, int, int, int, bytes]]", rows):
-                self._nexts[partition] = (id_ & OFFSET_MASK) + count
-                self._sequence = max(self._sequence, sequence + span)
-                young.extend(id_, ids)
-                fresh += ids
-            if fresh:
-                self._fingerprints.add(info.number, fingerprints(bytes(fresh)))
+        young = self._young_of(info.number)
+        for sequence, hashes, nexts in ids_from(connection, info, self._sequence):
+            young.extend(sequence, hashes)
+            self._sequence = sequence + len(hashes)
+            self._nexts = nexts
         now = read_info(connection, info.path)
         if now is None:
             raise StreamError(f"{info.path}: its start is gone")
         return now
 
     def _insert(
-        self,
-        info: SegmentInfo,
-        connection: apsw.Connection,
-        records: list[NewRecord],
-        hashes: list[int],
-        marks: BitMap,
-        refused: set[int],
+        self, info: SegmentInfo, records: list[NewRecord], hashes: list[int], refused: set[int]
     ) -> None:
+        tallies = _counted(records, refused)
+        if refused:
+            hashes = [value for index, value in enumerate(hashes) if index not in refused]
+            records = [record for index, record in enumerate(records) if index not in refused]
         count = self._partitions
-        parts: list[tuple[list[NewRecord], list[int], list[int]] | None] = [None] * count
-        tallies: defaultdict[tuple[str, int], int] = defaultdict(int)
-        counted = ("", -1)
-        counted_ms = -1
-        for index, record in enumerate(records):
-            if refused and index in refused:
-                continue
-            partition = hash_of(record.key) % count
-            part = parts[partition]
-            if part is None:
-                part = parts[partition] = ([], [], [])
-            part[0].append(record)
-            part[1].append(hashes[index])
-            part[2].append(index)
-            if record.timestamp_ms != counted_ms or record.tally != counted[0]:
-                counted_ms = record.timestamp_ms
-                counted = (record.tally, counted_ms // _HOUR_MS)
-            tallies[counted] += 1
-        times = [record.timestamp_ms for record in records]
-        oldest, newest = min(times), max(times)
+        places = [hash_of(record.key) % count for record in records]
         nexts = self._nexts.copy()
-        rows: list[BatchRow] = []
-        for partition, part in enumerate(parts):
-            if part is None:
-                continue
-            kept, ids, order = part
-            places = b"" if len(kept) == len(records) else array("I", order).tobytes()
-            rows.append(
-                BatchRow(
-                    partition << OFFSET_BITS | nexts[partition],
-                    len(kept),
-                    oldest,
-                    newest,
-                    self._sequence,
-                    len(records),
-                    array("Q", ids).tobytes(),
-                    encode_batch(places, kept),
-                )
-            )
-            nexts[partition] += len(kept)
-        cursor = cast("apsw.Cursor", self._cursor)
+        for partition in places:
+            nexts[partition] += 1
+        text = ""
+        values: list[int | bytes | str] = []
+        if records:
+            text = INSERT_COMMIT
+            firsts = [offset - first for offset, first in zip(self._nexts, info.firsts, strict=True)]
+            values += commit_row(self._sequence, firsts, places, hashes, records)
+        for start in range(0, len(tallies), _ROWS_PER_STATEMENT):
+            some = tallies[start : start + _ROWS_PER_STATEMENT]
+            text += _TALLY + ",".join(["(?,?,?,?)"] * len(some)) + _TALLY_CONFLICT
+            values += chain.from_iterable(some)
         with errors_named(info.path):
-            for start in range(0, len(rows), _ROWS_PER_STATEMENT):
-                some = rows[start : start + _ROWS_PER_STATEMENT]
-                text = _INSERT + ",".join(["(?,?,?,?,?,?,?,?,?)"] * len(some))
-                cursor.execute(text, [value for row in some for value in row.columns()])
-            self._count(cursor, tallies, records, refused)
-            cursor.execute("COMMIT")
+            cast("apsw.Cursor", self._cursor).execute(text + "COMMIT", values)
         self._nexts = nexts
-        if rows:
+        if records:
+            self._young_of(info.number).extend(self._sequence, hashes)
             self._sequence += len(records)
-            young = self._young.setdefault(info.number, YoungIds())
-            for row in rows:
-                young.extend(row.id, row.ids)
-            self._fingerprints.add(info.number, marks)
             self._heads.ring(nexts)
-
-    def _count(
-        self,
-        cursor: apsw.Cursor,
-        tallies: Mapping[tuple[str, int], int],
-        records: list[NewRecord],
-        refused: set[int],
-    ) -> None:
-        duplicates = Counter(
-            (records[index].tally, records[index].timestamp_ms // _HOUR_MS) for index in refused
-        )
-        values = [
-            (tally, hour, tallies.get((tally, hour), 0), duplicates[tally, hour])
-            for tally, hour in (tallies.keys() | duplicates.keys())
-        ]
-        for start in range(0, len(values), _ROWS_PER_STATEMENT):
-            some = values[start : start + _ROWS_PER_STATEMENT]
-            text = _TALLY + ",".join(["(?,?,?,?)"] * len(some)) + _TALLY_CONFLICT
-            cursor.execute(text, [value for row in some for value in row])
 
     # ------------------------------------------------------------ duplicates
 
-    def _duplicates(self, records: list[NewRecord], hashes: list[int], marks: BitMap) -> set[int]:
+    def _duplicates(self, records: list[NewRecord], hashes: list[int]) -> set[int]:
         """Return the indexes of records whose twin is in the window, in the log or earlier in the group."""
-        known = self._fingerprints.among(marks)
-        known.discard(0)
+        stored = set(self._fingerprints.among(hashes))
+        for young in self._young.values():
+            stored.update(young.among(hashes))
         repeated: set[int] = set()
         if len(set(hashes)) != len(hashes):
             repeated = {value for value, times in Counter(hashes).items() if times > 1 and value}
-        if not known and not repeated:
+        if not stored and not repeated:
             return set()
-        suspects = [
-            index
-            for index, value in enumerate(hashes)
-            if value and (value & 0xFFFF_FFFF in known or value in repeated)
-        ]
-        stored = {hashes[index] for index in suspects if hashes[index] & 0xFFFF_FFFF in known}
+        suspects = [index for index, value in enumerate(hashes) if value in stored or value in repeated]
         since = min(records[index].timestamp_ms for index in suspects) - self._limits.dedup_window_ms
         keys = {records[index].dedup_key for index in suspects}
         newest = self._newest_twins(stored, keys, since) if stored else {}
@@ -339,27 +278,17 @@ class Appender:
     def _twins_in(
         self, info: SegmentInfo, connection: apsw.Connection, hashes: set[int], keys: set[bytes]
     ) -> list[tuple[int, bytes, int]]:
-        if info.number in self._young and info.closed and self._indexed(info, connection):
-            del self._young[info.number]
         young = self._young.get(info.number)
-        if young is not None:
-            ids = young.find(hashes)
-        else:
-            ids = indexed_twins(connection, [value.to_bytes(8, "little") for value in hashes])
+        found = indexed_twins(connection, list(hashes)) if young is None else young.find(hashes)
         twins: list[tuple[int, bytes, int]] = []
-        batch = None
-        for id_ in sorted(ids):
-            if batch is None or not batch.id <= id_ < batch.id + len(batch.frames):
-                batch = batch_holding(connection, info.path, id_)
-            index = id_ - batch.id
-            frame = batch.frames[index]
+        commit: Commit | None = None
+        for sequence in sorted(found):
+            if commit is None or sequence >= commit.sequence + len(commit.frames):
+                commit = commit_holding(connection, info, sequence)
+            frame = commit.frames[sequence - commit.sequence]
             if frame.dedup_key in keys:
-                twins.append((batch.sequence_of(index), frame.dedup_key, frame.timestamp_ms))
+                twins.append((sequence, frame.dedup_key, frame.timestamp_ms))
         return twins
-
-    def _indexed(self, info: SegmentInfo, connection: apsw.Connection) -> bool:
-        now = read_info(connection, info.path)
-        return now is not None and now.indexed
 
     # ------------------------------------------------------------ which segments
 
@@ -389,12 +318,15 @@ class Appender:
         self._loaded = True
 
     def _load_young(self, info: SegmentInfo, connection: apsw.Connection) -> None:
-        young = self._young[info.number] = YoungIds()
-        fresh = bytearray()
-        for id_, ids in cast("list[tuple[int, bytes]]", connection.execute("SELECT id, ids FROM batches")):
-            young.extend(id_, ids)
-            fresh += ids
-        self._fingerprints.add(info.number, fingerprints(bytes(fresh)))
+        young = self._young_of(info.number)
+        for sequence, hashes, _ in ids_from(connection, info, info.sequence):
+            young.extend(sequence, hashes)
+
+    def _young_of(self, number: int) -> YoungIds:
+        young = self._young.get(number)
+        if young is None:
+            young = self._young[number] = YoungIds()
+        return young
 
     def _follow(self, closed: SegmentInfo, connection: apsw.Connection) -> None:
         """Go on to the segment after the one that was found closed."""
@@ -569,7 +501,7 @@ class GroupCommit:
 
 def _results(calls: Sequence[Sequence[NewRecord]], refused: set[int]) -> list[AppendResult]:
     if not refused:
-        return [AppendResult(len(call)) for call in calls]
+        return [_ONE if len(call) == 1 else AppendResult(len(call)) for call in calls]
     results: list[AppendResult] = []
     start = 0
     for call in calls:
@@ -579,6 +511,14 @@ def _results(calls: Sequence[Sequence[NewRecord]], refused: set[int]) -> list[Ap
     return results
 
 
-def found_at(id_: int) -> Found:
-    """Return a record id as the partition and offset that it is made of."""
-    return Found(id_ >> OFFSET_BITS, id_ & OFFSET_MASK)
+def _counted(records: list[NewRecord], refused: set[int]) -> list[tuple[str, int, int, int]]:
+    """Return (tally, hour, appended, duplicates)."""
+    times = [record.timestamp_ms for record in records]
+    hour = min(times) // _HOUR_MS
+    if not refused and hour == max(times) // _HOUR_MS:
+        return [(tally, hour, count, 0) for tally, count in Counter([r.tally for r in records]).items()]
+    places = [(record.tally, record.timestamp_ms // _HOUR_MS) for record in records]
+    duplicates = Counter([places[index] for index in refused])
+    return [
+        (*place, count - duplicates[place], duplicates[place]) for place, count in Counter(places).items()
+    ]
