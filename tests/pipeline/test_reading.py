@@ -12,7 +12,6 @@ from mainstem.pipeline.reading import Decoded, MergedReader, SharedReader, decod
 from mainstem.stream.base import NewRecord, OffsetGone, Record
 from mainstem.stream.memory import MemoryStream
 
-
 _decode = decode_with(Decoder(()))
 
 
