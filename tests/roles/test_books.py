@@ -88,3 +88,12 @@ async def test_they_balance_at_every_look_while_events_flow(tmp_path: Path) -> N
             await running.account()
         found = await until("all is delivered", lambda: running.settled(received=200))
         assert found.delivered == 200
+
+
+async def test_rejected_events_without_an_id_are_counted_each(tmp_path: Path) -> None:
+    async with rig(workspace(webhook("http://127.0.0.1:9")), tmp_path) as running:
+        await running.worker()
+        await running.send([{"type": "track", "event": "X"}, {"type": "track", "event": "X"}, b"not json"])
+        found = await running.settled(received=3)
+        assert found.rejected == 3
+        assert found.lines[0].received == 3

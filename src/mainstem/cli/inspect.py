@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_settings
+from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed, read_settings
 from mainstem.clock import SystemClock
 from mainstem.pipeline.decode import Decoder
 from mainstem.roles.books import Account, read_all_books
@@ -40,7 +40,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> int:
         """Say where an event went: when it came, what each destination did or will do with it, and why."""
-        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         sightings = asyncio.run(_explain(known, message_id, source))
         if json:
             sys.stdout.buffer.write(msgspec.json.encode(sightings) + b"\n")
@@ -66,7 +66,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> None:
         """Show events as they are made durable, until Ctrl-C."""
-        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         asyncio.run(_tail(known, source, as_json=json))
 
     @app.command
@@ -81,7 +81,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> int:
         """Show that received = delivered + filtered + rejected + dead + pending, for every destination."""
-        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         accounts = asyncio.run(_books(known, destination))
         if json:
             rows = [

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from mainstem.cli.inspect import AsJson
-from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_settings
+from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed
 from mainstem.clock import SystemClock, iso_from_ms
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import parse_time_ms
@@ -50,7 +50,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> int:
         """Try dead letters again, in order per user; a running worker picks them up within seconds."""
-        known = read_settings(settings, more, quiet=True, data_dir=data_dir)
+        known = read_installed(settings, more, quiet=True, data_dir=data_dir)
         where = DeadFilter(
             destination_id=destination,
             source_id=source,
@@ -88,7 +88,7 @@ def register(app: App) -> None:
         json: AsJson = False,
     ) -> int:
         """Send history to one destination again, in a lane of its own beside the live flow."""
-        known = read_settings(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         if status or cancel:
             return asyncio.run(_replays(known, cancel, as_json=json))
         if not destination or not replay_from:

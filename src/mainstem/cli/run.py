@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from mainstem.clock import SystemClock
+from mainstem.errors import SettingsError
 from mainstem.roles.child import SWITCH_INTERVAL_S
 from mainstem.roles.doctor import diagnose
 from mainstem.roles.serve import serve as serve_all
@@ -45,6 +46,20 @@ def read_settings(
     settings = load_settings(given, settings_file=settings_file, pairs=pairs or ())
     level = "warning" if quiet and settings.log_level == "info" else settings.log_level
     log.configure(level, settings.log_format)
+    return settings
+
+
+def read_installed(settings_file: str | None, pairs: list[str] | None, **given: Any) -> Settings:
+    """Return the settings of a command that looks into an installation: there has to be one.
+
+    Raises:
+        SettingsError: see `load_settings`; or the data folder is not there (a look must not make one).
+    """
+    settings = read_settings(settings_file, pairs, **given)
+    if not settings.data_path.is_dir():
+        raise SettingsError(
+            f"data folder {settings.data_path}: there is none; say where it is with --data-dir (MAINSTEM_DATA_DIR)"
+        )
     return settings
 
 

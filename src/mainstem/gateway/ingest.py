@@ -177,7 +177,8 @@ class Intake:
                 key.encode(),
                 encode_stored(stored),
                 arrival.received_at_ms,
-                dedup_key(source.rejected_tally, message_id),
+                # With the id that was made if there was none: two nameless events are not the same event.
+                dedup_key(source.rejected_tally, stored.message_id),
                 source.rejected_tally,
             )
         )

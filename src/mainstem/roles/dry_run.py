@@ -12,7 +12,7 @@ import msgspec
 
 from mainstem.clock import FixedClock
 from mainstem.destinations.catalog import find_spec
-from mainstem.errors import MainstemError, SettingsError
+from mainstem.errors import SettingsError
 from mainstem.events.canonical import parse_time_ms
 from mainstem.events.stored import decode_stored, encode_stored
 from mainstem.gateway.auth import KnownSource
@@ -26,7 +26,7 @@ from mainstem.settings import Settings
 from mainstem.workspace.model import Source, Workspace
 
 
-class DryRunFailed(MainstemError):
+class DryRunFailed(SettingsError):
     """The events or the choice of source or destination can't be used."""
 
 
@@ -55,21 +55,24 @@ async def dry_run(
             Arrival(received_at_ms=now_ms, request_ip=""),
             GatewaySettings(),
         )
-        for line in _lines(events):
+        lines = _lines(events)
+        for _, line in lines:
             intake.take(line)
-    for number, record in enumerate(intake.records):
+    for (number, _), record in zip(lines, intake.records, strict=True):
         stored = decode_stored(record.value)
         if stored.message_id_made:
-            stored = msgspec.structs.replace(stored, message_id=f"dry-run-{number + 1}")
+            stored = msgspec.structs.replace(stored, message_id=f"dry-run-{number}")
         _, event = decoder.decode(0, number, number, encode_stored(stored))
         for explanation in explain(event, plans):
-            out.write(msgspec.json.encode({"line": number + 1, **msgspec.to_builtins(explanation)}) + b"\n")
+            out.write(msgspec.json.encode({"line": number, **msgspec.to_builtins(explanation)}) + b"\n")
     out.flush()
 
 
-def _lines(events: Path) -> list[bytes]:
+def _lines(events: Path) -> list[tuple[int, bytes]]:
+    """Return the lines that hold something, each with its number in the file."""
     try:
-        return [line for line in events.read_bytes().splitlines() if line.strip()]
+        lines = events.read_bytes().split(b"\n")
+        return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
         raise DryRunFailed(f"--events {events}: {error.strerror or error}") from None
 
