@@ -1,0 +1,145 @@
+"""The command as users run it: exit codes, words instead of tracebacks, nothing made by looking."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_GOLDEN = Path(__file__).parent / "dry_run"
+_SECRETS = {"HOOK_TOKEN": "t0ken-t0ken", "HOOK_SECRET": "s3cr3t-s3cr3t"}
+
+
+def run(cwd: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAINSTEM_")}
+    return subprocess.run(
+        [sys.executable, "-m", "mainstem", *arguments],
+        cwd=cwd,
+        env={**clean, **_SECRETS, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def dry_run(cwd: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    files = ("--workspace", str(_GOLDEN / "workspace.yaml"), "--events", str(_GOLDEN / "events.jsonl"))
+    return run(cwd, "dry-run", *files, *arguments, **env)
+
+
+def test_a_dry_run_gives_the_same_bytes_every_time_without_secrets(tmp_path: Path) -> None:
+    expected = (_GOLDEN / "expected.jsonl").read_text()
+    first, second = dry_run(tmp_path), dry_run(tmp_path, PYTHONHASHSEED="7", TZ="Asia/Tokyo")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout == expected
+    assert second.stdout == expected
+    assert not any(secret in expected for secret in _SECRETS.values())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_one_destination_tells_what_became_of_each_line(tmp_path: Path) -> None:
+    result = dry_run(tmp_path, "--destination", "hook", "--now", "2026-11-23T08:00:00Z")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["line"], row["outcome"]) for row in rows] == [
+        (1, "send"),
+        (3, "filtered"),
+        (4, "rejected"),
+        (5, "send"),
+        (6, "rejected"),
+    ]
+    assert rows[0]["requests"][0]["body"]["receivedAt"] == "2026-11-23T08:00:00.000Z"
+    assert rows[1]["reason"] == "filter:no tests"
+
+
+_WORKSPACE = str(_GOLDEN / "workspace.yaml")
+_SAYS: dict[tuple[str, ...], tuple[int, str]] = {
+    ("nonsense",): (2, "Unknown command"),
+    ("explain", "m1", "--data-dir", "typo"): (2, "data folder typo: there is none"),
+    ("books", "--data-dir", "typo"): (2, "data folder typo: there is none"),
+    ("redrive", "--list", "--data-dir", "typo"): (2, "data folder typo: there is none"),
+    ("replay", "--status", "--data-dir", "typo"): (2, "data folder typo: there is none"),
+    ("replay", "--data-dir", "."): (2, "replay needs --destination and --from"),
+    ("replay", "--data-dir", ".", "--destination", "hook", "--from", "yesterday"): (
+        2,
+        "--from yesterday: not an ISO 8601 time",
+    ),
+    ("dry-run", "--workspace", "no.yaml", "--events", "no.jsonl"): (2, "--workspace no.yaml: No such file"),
+    ("dry-run", "--workspace", _WORKSPACE, "--events", "no.jsonl"): (2, "--events no.jsonl: No such file"),
+    ("serve", "--set", "wrokers=2"): (2, "did you mean `workers`?"),
+    ("serve", "--workspace", "no.yaml", "--port", "0", "--ops-port", "0"): (1, "no.yaml: No such file"),
+    ("worker", "--workspace", "no.yaml", "--ops-port", "0"): (1, "no.yaml: No such file"),
+    ("workspace", "check", "no.yaml"): (2, "no.yaml: No such file"),
+    ("workspace", "check", "broken.yaml"): (2, "write_kye"),
+    ("serve", "--workspace", "broken.yaml", "--port", "0", "--ops-port", "0"): (2, "line 3"),
+}
+
+# One process for all of them: most of a command's time is importing.
+_MANY = """
+import contextlib, io, json, sys, traceback
+from mainstem.cli import main
+
+said = []
+for arguments in json.load(sys.stdin):
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    sys.argv = ["mainstem", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            status = main()
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc()
+            status = -1
+    said.append([status, out.buffer.getvalue().decode()])
+json.dump(said, sys.stdout)
+"""
+
+
+def test_what_a_user_did_wrong_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(
+        "workspace: {id: w}\nsources:\n  - {id: web, name: Web, write_kye: x}\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", _MANY],
+        cwd=tmp_path,
+        env={**os.environ, **_SECRETS},
+        input=json.dumps(list(_SAYS)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    for (arguments, (status, words)), (ended, text) in zip(
+        _SAYS.items(), json.loads(result.stdout), strict=True
+    ):
+        said = " ".join(text.split())  # the terminal's boxes break lines
+        assert words in said, (arguments, said)
+        assert ended == status, (arguments, said)
+        assert "Traceback" not in said, (arguments, said)
+    assert not (tmp_path / "typo").exists()
+
+
+async def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    ports = ("--set", "port=0", "--set", "ops_port=0")
+    secret = tmp_path / "secret.yaml"
+    secret.write_text(
+        (_GOLDEN / "workspace.yaml").read_text().replace("https://off.example.com/", "http://10.0.0.1/")
+    )
+    good, missing, refused = await asyncio.gather(
+        asyncio.to_thread(run, tmp_path, "doctor", "--workspace", _WORKSPACE, *ports),
+        asyncio.to_thread(run, tmp_path, "doctor", "--workspace", "no.yaml", *ports),
+        asyncio.to_thread(run, tmp_path, "doctor", "--workspace", str(secret), *ports),
+    )
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "1 sources, 3 destinations" in good.stdout
+    assert missing.returncode == 1
+    assert "FAIL workspace: no.yaml: No such file" in missing.stdout
+    assert refused.returncode == 1
+    assert "FAIL off: " in refused.stdout
+    assert "10.0.0.1" in refused.stdout
+    for result in (good, missing, refused):
+        assert not any(value in result.stdout + result.stderr for value in _SECRETS.values())
+        assert "Traceback" not in result.stderr
