@@ -40,7 +40,7 @@ async def until(
     what: str,
     condition: Callable[[], Awaitable[Any] | Any],
     *,
-    timeout_s: float = 30.0,
+    timeout_s: float = 60.0,
     poll_s: float = _POLL_S,
 ) -> Any:
     """Wait until a condition (plain or async) gives something true, and return that.
@@ -299,7 +299,7 @@ class Serving:
         """One cursor's account; empty before it has one."""
         return (await self.books()).get(cursor, {})
 
-    async def settled(self, *cursors: str, timeout_s: float = 30.0) -> dict[str, Mapping[str, Any]]:
+    async def settled(self, *cursors: str, timeout_s: float = 60.0) -> dict[str, Mapping[str, Any]]:
         """Wait until nothing is pending at these cursors (all, if none is named), and return the books.
 
         Raises:

@@ -167,7 +167,7 @@ async def _preview_then_replay(product: Serving, arguments: tuple[str, ...], *, 
         assert replay["state"] in ("waiting", "running", "done"), replay
         return bool(replay["state"] == "done")
 
-    await until("the replay is done", done, timeout_s=40.0)
+    await until("the replay is done", done, timeout_s=60.0)
     books = await product.books()
     (cursor,) = [name for name in books if name.startswith("replay:")]
     assert books[cursor]["delivered"] == expected, books[cursor]
