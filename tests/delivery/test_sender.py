@@ -536,9 +536,9 @@ async def test_parked_users_leave_with_their_partition(ledger: Ledger) -> None:
     await settled(one, ledger, 1)
     one.pause()
     await ledger.redrive([id_ for id_, _ in await ledger.dead(DeadFilter())], 0)
-    await until(lambda: one.status().parked_keys == 1 and bool(one._turns))
+    await until(lambda: one.status().parked_keys == 1 and bool(one._park._turns))
     await asyncio.wait_for(one.revoke({0}), 1)
-    assert (one.status().parked_keys, one._turns, len(one._ready)) == (0, set(), 0)
+    assert (one.status().parked_keys, one._park._turns, len(one._workers.ready)) == (0, set(), 0)
     shop.answer = None
     one.resume()
     await one.start({0: Position(0, 1)})
@@ -582,7 +582,7 @@ class MoodyLedger(MemoryLedger):
 
 @pytest.mark.parametrize("mood", ["broken", "late"])
 async def test_a_failing_ledger_loses_no_count(mood: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mainstem.delivery.sender._LEDGER_RETRY_S", 0.005)
+    monkeypatch.setattr("mainstem.delivery.settle._LEDGER_RETRY_S", 0.005)
     ledger = MoodyLedger()
     ledger.moods = [mood] * (1 if mood == "late" else 3)
     shop = Shop()
@@ -692,7 +692,9 @@ async def test_a_crash_repeats_but_never_skips_or_reorders(ledger: Ledger) -> No
         if round_number < 7:
             enough = len(shop.attempted) + 60
             await until(lambda enough=enough: len(shop.attempted) >= enough)  # type: ignore[misc]
-            tasks = one._tasks
+            names = ("settle ", "park ", "send ")
+            tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith(names)]
+            assert len(tasks) == 10
             for task in tasks:  # as kill -9 would: nothing is drained, nothing more is settled
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -50,11 +50,6 @@ class Watermark:
         run.last_offset = offset
         run.counts[count] += 1
 
-    @property
-    def unsettled(self) -> bool:
-        """Whether anything is noted that is not taken yet."""
-        return bool(self._slots)
-
     def take(self, limit: int) -> tuple[list[Item], Counter[CountKey]]:
         """Remove and return the finished records up to the first that is not, at most about `limit` items;
         `next_offset` moves behind them."""
@@ -75,8 +70,8 @@ class Watermark:
             slots.popleft()
         return items, counts
 
-    def drop(self) -> tuple[list[Item], int]:
-        """Remove everything; return the items that were noted, and how many records stay unsettled."""
+    def drop(self) -> list[Item]:
+        """Remove everything; return the items that were noted."""
         items = [slot for slot in self._slots if isinstance(slot, Item)]
         self._slots.clear()
-        return items, len(items)
+        return items

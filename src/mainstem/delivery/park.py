@@ -1,0 +1,426 @@
+"""The park: keys whose events wait in the ledger, and are retried from there in their order.
+
+lanes -> **park** -> (settler) -> ledger -> **park** -> workers -> attempt -> ledger
+
+While a key is parked, none of its events is sent by a lane that is not there already: new ones are parked
+behind the others. The first of a key that is due becomes a *turn*, work for a worker: some events of that key,
+one after the other, until one has to wait. Turns take half of the workers at most.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from mainstem.clock import Clock
+from mainstem.delivery.condition import Condition
+from mainstem.delivery.item import Item, Prepare
+from mainstem.delivery.reasons import Reasons
+from mainstem.delivery.settle import count_outcomes
+from mainstem.delivery.watermark import Watermark
+from mainstem.delivery.workers import cancel
+from mainstem.destinations.base import Delivered, Refusal, Rejected, Skip
+from mainstem.ledger.base import (
+    HOUR_MS,
+    CountKey,
+    DeadLetter,
+    Ledger,
+    LedgerError,
+    Parked,
+    ParkedResult,
+)
+from mainstem.telemetry import metrics
+from mainstem.telemetry.log import logger
+
+_log = logger(__name__)
+
+_LEDGER_RETRY_S: Final = 0.5
+_TURN_EVENTS: Final = 32
+"""Parked events of a key that are attempted before their results are stored."""
+_LOGIN_WAIT_MS: Final = 1_000
+
+
+class _Key:
+    """A key whose events are in the park."""
+
+    __slots__ = ("generation", "partition", "uncommitted")
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.uncommitted = 0
+        """Parked in memory, not in the ledger yet."""
+        self.generation = 0
+        """Grows with every event that is parked."""
+
+
+class Turn:
+    """A parked key whose head is due: work for a worker, like a lane."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+class TurnQueue(Protocol):
+    """What the park needs of the workers."""
+
+    paused: bool
+    stopping: bool
+    in_flight: int
+
+    def put(self, work: Turn) -> None: ...
+
+    def withdraw(self, belongs: Callable[[Any], bool]) -> None: ...
+
+    def landed(self) -> None: ...
+
+
+class LaneHeads(Protocol):
+    """What the park needs of the lanes."""
+
+    def __bool__(self) -> bool:
+        """Whether there is any lane."""
+        ...
+
+    def first(self, key: str) -> Item | None:
+        """Return the first event in the lane of a key that is not decided; None without a lane."""
+        ...
+
+
+class Park:
+    """Every parked key of a sender's partitions."""
+
+    lanes: LaneHeads
+    """To be set before anything is started: lanes and park know one another."""
+
+    def __init__(
+        self,
+        *,
+        cursor: str,
+        destination_id: str,
+        ledger: Ledger,
+        clock: Clock,
+        prepare: Prepare,
+        poll_s: float,
+        most_turns: int,
+        condition: Condition,
+        reasons: Reasons,
+        workers: TurnQueue,
+        marks: Mapping[int, Watermark],
+        on_polled: Callable[[], Awaitable[None]],
+    ) -> None:
+        """
+        Args:
+            prepare: turns parked events back into items.
+            poll_s: how often the ledger is looked at for events that are due or were redriven.
+            most_turns: turns at once.
+            marks: the owned partitions.
+            on_polled: called after each look at the ledger; may raise LedgerError.
+        """
+        self.events = 0
+        """Events in the park, as far as is known."""
+        self._cursor = cursor
+        self._destination_id = destination_id
+        self._ledger = ledger
+        self._clock = clock
+        self._prepare = prepare
+        self._poll_s = poll_s
+        self._most_turns = most_turns
+        self._condition = condition
+        self._reasons = reasons
+        self._workers = workers
+        self._marks = marks
+        self._on_polled = on_polled
+        self._keys: dict[str, _Key] = {}
+        self._turns: set[str] = set()
+        self._poll_wanted = asyncio.Event()
+        self._version = -1
+        self._task: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------ which keys are parked
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def has(self, key: str) -> bool:
+        """Whether a key is parked."""
+        return key in self._keys
+
+    def holds(self, item: Item) -> bool:
+        """Whether an event has to be parked: behind its own key's, or the same person's before login."""
+        keys = self._keys
+        return bool(keys) and (item.key in keys or (bool(item.login_key) and item.login_key in keys))
+
+    def admit(self, item: Item) -> None:
+        """Note that an event is set aside, behind those of its key that are parked already."""
+        parked = self._keys.get(item.key)
+        if parked is None:
+            parked = self._keys[item.key] = _Key(item.partition)
+        parked.uncommitted += 1
+        parked.generation += 1
+
+    def committed(self, item: Item) -> None:
+        """Note that an event that was admitted is in the ledger, or not ours any more."""
+        parked = self._keys.get(item.key)
+        if parked is not None:
+            parked.uncommitted -= 1
+
+    def grew(self, events: int) -> None:
+        """Note that events came into the ledger's park."""
+        self.events += events
+        metrics.PARKED.labels(self._destination_id).set(self.events)
+
+    # ------------------------------------------------------------ coming and going
+
+    async def load(self, partitions: Collection[int]) -> None:
+        """Learn which keys are parked.
+
+        Raises:
+            LedgerError: they can't be read.
+        """
+        version = await self._ledger.version()
+        await self._load(partitions)
+        if self._version < 0:
+            self._version = version
+
+    def start(self) -> None:
+        """Begin to look for events that are due."""
+        self._task = asyncio.create_task(self._poll_forever(), name=f"park {self._cursor}")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            await cancel([self._task])
+
+    def withdraw(self, partitions: Collection[int]) -> Callable[[], bool]:
+        """Start no more turns of partitions; return a function that says whether those under way ended."""
+
+        def belongs(work: object) -> bool:
+            if not isinstance(work, Turn):
+                return False
+            parked = self._keys.get(work.key)
+            if parked is not None and parked.partition not in partitions:
+                return False
+            self._turns.discard(work.key)
+            return True
+
+        self._workers.withdraw(belongs)
+        keys = {key for key, parked in self._keys.items() if parked.partition in partitions}
+        return lambda: not (keys & self._turns)
+
+    def forget(self, partitions: Collection[int]) -> None:
+        """End with partitions."""
+        for key in [key for key, parked in self._keys.items() if parked.partition in partitions]:
+            del self._keys[key]
+
+    # ------------------------------------------------------------ what is due
+
+    def look_soon(self) -> None:
+        """Look at the ledger without waiting for the interval."""
+        self._poll_wanted.set()
+
+    async def _poll_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            timer = loop.call_later(self._poll_s, self._poll_wanted.set)
+            await self._poll_wanted.wait()
+            timer.cancel()
+            self._poll_wanted.clear()
+            try:
+                await self._poll()
+            except LedgerError as error:
+                _log.warning("park can't be read", cursor=self._cursor, error=str(error))
+                await asyncio.sleep(_LEDGER_RETRY_S)
+
+    async def _poll(self) -> None:
+        version = await self._ledger.version()
+        if version != self._version:
+            await self._load(tuple(self._marks))
+            self._version = version
+        if self._keys:
+            counts = await self._ledger.parked_keys(self._cursor, partitions=tuple(self._marks))
+            self.events = sum(counts.values())
+            metrics.PARKED.labels(self._destination_id).set(self.events)
+            await self._find_due()
+        await self._on_polled()
+
+    async def _load(self, partitions: Collection[int]) -> None:
+        for partition in partitions:
+            for key in await self._ledger.parked_keys(self._cursor, partitions=(partition,)):
+                if key not in self._keys:
+                    self._keys[key] = _Key(partition)
+
+    async def _find_due(self) -> None:
+        if not self._condition.breaker.closed and (self.lanes or self._turns):
+            return  # a lane makes the probe
+        most = self._most_turns
+        if len(self._turns) >= most:
+            return
+        due = await self._ledger.parked_due(
+            self._cursor,
+            self._clock.now_ms(),
+            2 * most + len(self._turns),
+            partitions=tuple(self._marks),
+        )
+        for row in due:
+            if len(self._turns) >= most:
+                return
+            # A lane that is still there goes first: its events are older, or were before the redrive.
+            if row.key in self._turns or self.lanes.first(row.key) or row.partition not in self._marks:
+                continue
+            self._keys.setdefault(row.key, _Key(row.partition))
+            self._turns.add(row.key)
+            self._workers.put(Turn(row.key))
+
+    # ------------------------------------------------------------ a turn
+
+    async def take_turn(self, turn: Turn) -> None:
+        """Attempt the parked events of a key in order, until one has to wait; store what became of them."""
+        self._workers.in_flight += 1
+        more = False
+        try:
+            more = await self._retry(turn.key)
+        except LedgerError as error:
+            _log.warning("park can't be read", cursor=self._cursor, error=str(error))
+        finally:
+            self._turns.discard(turn.key)
+            self._condition.abandoned()
+            self._workers.landed()
+            if more:
+                self.look_soon()
+
+    async def _retry(self, key: str) -> bool:
+        """Return whether more of the key may be due."""
+        parked = self._keys.get(key)
+        if parked is None or self.lanes.first(key) is not None:
+            return False
+        generation, complete = parked.generation, parked.uncommitted == 0
+        rows = await self._ledger.parked(self._cursor, key=key, limit=_TURN_EVENTS)
+        results: list[ParkedResult] = []
+        for row in rows:
+            now = self._clock.monotonic()
+            if self._must_end(row):
+                break
+            if results:
+                if self._condition.wait_s(now) > 0:
+                    break
+                self._condition.started(now)
+            result = await self._attempt(row)
+            results.append(result)
+            if result.fate == "again":
+                break
+        await self._finish(results)
+        finished = sum(result.fate != "again" for result in results)
+        self.events = max(0, self.events - finished)
+        empty = finished == len(rows) < _TURN_EVENTS
+        if empty and complete and self._keys.get(key) is parked and parked.generation == generation:
+            # Nothing of it is in the ledger, and nothing is on the way there.
+            del self._keys[key]
+        return finished == len(rows) and not empty
+
+    def _must_end(self, row: Parked) -> bool:
+        mark = self._marks.get(row.partition)
+        return (
+            mark is None
+            or mark.dropped
+            or self._workers.stopping
+            or self._workers.paused
+            or row.next_attempt_ms > self._clock.now_ms()
+        )
+
+    async def _attempt(self, row: Parked) -> ParkedResult:
+        item = self._prepared(row)
+        if isinstance(item, Skip):
+            return ParkedResult(parked=row, fate="filtered", reason=item.rule)
+        if isinstance(item, Refusal):
+            return self._dead(row, None, item.reason, "")
+        if item.login_key and await self._login_waits(item):
+            wait_until = self._clock.now_ms() + _LOGIN_WAIT_MS
+            return ParkedResult(parked=msgspec.structs.replace(row, next_attempt_ms=wait_until), fate="again")
+        condition = self._condition
+        item.sent = min(row.sent, len(item.payloads))
+        item.attempts = item.tries = row.attempts
+        item.first_attempt_ms = row.first_attempt_ms or self._clock.now_ms()
+        started = self._clock.monotonic()
+        (result,) = await condition.attempt([item])
+        now = self._clock.monotonic()
+        condition.observe_attempt(now - started)
+        if isinstance(result, Delivered):
+            condition.delivered(item, now)
+            return ParkedResult(parked=row, fate="delivered")
+        if isinstance(result, Rejected):
+            condition.rejected(item, result)
+            return self._dead(row, item, result.reason, result.answer)
+        condition.failed(item, result, now)
+        over = condition.over(item)
+        if over:
+            item.request = condition.describe(item)
+            return self._dead(row, item, over, result.answer)
+        next_ms = self._clock.now_ms() + round(condition.backoff_s(item, result) * 1000)
+        again = msgspec.structs.replace(
+            row,
+            attempts=item.attempts,
+            sent=item.sent,
+            first_attempt_ms=item.first_attempt_ms,
+            next_attempt_ms=next_ms,
+            reason=result.reason,
+            answer=result.answer,
+        )
+        return ParkedResult(parked=again, fate="again")
+
+    def _prepared(self, row: Parked) -> Item | Skip | Refusal:
+        try:
+            return self._prepare(row)
+        except Exception as error:  # noqa: BLE001  the mapping of one event must not end the worker
+            _log.exception("parked event can't be prepared", cursor=self._cursor, offset=row.offset)
+            return Refusal(f"internal error: {type(error).__name__}")
+
+    async def _login_waits(self, item: Item) -> bool:
+        """Whether events of the same person from before login are still to be sent."""
+        if self.lanes.first(item.login_key) is not None:
+            return True
+        first = await self._ledger.parked(self._cursor, key=item.login_key, limit=1)
+        return bool(first) and first[0].sequence < item.sequence
+
+    def _dead(self, row: Parked, item: Item | None, reason: str, answer: str) -> ParkedResult:
+        short, answer = self._reasons.classify(reason, answer)
+        letter = DeadLetter(
+            cursor=row.cursor,
+            destination_id=row.destination_id,
+            key=row.key,
+            sequence=row.sequence,
+            partition=row.partition,
+            offset=row.offset,
+            value=row.value,
+            source_id=row.source_id,
+            message_id=row.message_id,
+            event_type=item.event.type if item is not None else "",
+            event_name=item.event.name if item is not None else "",
+            received_at_ms=row.received_at_ms,
+            died_at_ms=self._clock.now_ms(),
+            reason=short,
+            attempts=item.attempts if item is not None else row.attempts,
+            request=item.request if item is not None else "",
+            answer=answer,
+        )
+        return ParkedResult(parked=row, fate="dead", reason=short, dead=letter)
+
+    async def _finish(self, results: Sequence[ParkedResult]) -> None:
+        """Store results; a ledger that fails is tried until it works, because the destination has acted."""
+        while results:
+            try:
+                await self._ledger.finish_parked(results)
+            except LedgerError as error:
+                _log.error("ledger does not take results", cursor=self._cursor, error=str(error))
+                await asyncio.sleep(_LEDGER_RETRY_S)
+                continue
+            counts: Counter[CountKey] = Counter(
+                CountKey(done.parked.source_id, done.parked.received_at_ms // HOUR_MS, done.fate, done.reason)
+                for done in results
+                if done.fate != "again"
+            )
+            count_outcomes(self._destination_id, counts)
+            return
