@@ -4,6 +4,7 @@ attempt -> **condition** -> workers (may one start?), lanes and park (how long d
 when is it given up?). It holds the breaker, the pacer, and what people are told: the last error and success.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -85,6 +86,13 @@ class Condition:
         """Make one attempt; a bug in it is a result to be tried again."""
         try:
             results = await self._attempt(items)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Something inside was cancelled, not this worker.
+            _log.exception("attempt was cancelled inside", destination=self._destination_id)
+            return [Retry("internal error: cancelled")] * len(items)
         except Exception as error:  # noqa: BLE001  one event's trouble must not end the worker
             _log.exception("attempt failed by a bug", destination=self._destination_id)
             return [Retry(f"internal error: {type(error).__name__}")] * len(items)
@@ -95,7 +103,11 @@ class Condition:
 
     def describe(self, item: Item) -> str:
         """Return the last request of an item, for its dead letter."""
-        return self._attempt.describe(item)
+        try:
+            return self._attempt.describe(item)
+        except Exception:  # noqa: BLE001  a dead letter without its request is better than none
+            _log.exception("request can't be described", destination=self._destination_id)
+            return ""
 
     # ------------------------------------------------------------ what an attempt tells
 

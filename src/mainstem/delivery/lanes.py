@@ -207,9 +207,10 @@ class Lanes:
             elif isinstance(result, Rejected):
                 self._condition.rejected(item, result)
                 self._kill(item, result.reason)
-            elif isinstance(result, Retry):
-                self._condition.failed(item, result, now)
-                again.append((item, result))
+            else:
+                retry = result if isinstance(result, Retry) else Retry("internal error: not a result")
+                self._condition.failed(item, retry, now)
+                again.append((item, retry))
         if again:
             queue.extendleft(item for item, _ in reversed(again))
             if not lane.mark.dropped:

@@ -21,7 +21,7 @@ from mainstem.delivery.reasons import Reasons
 from mainstem.delivery.settle import count_outcomes
 from mainstem.delivery.watermark import Watermark
 from mainstem.delivery.workers import cancel
-from mainstem.destinations.base import Delivered, Refusal, Rejected, Skip
+from mainstem.destinations.base import Delivered, Refusal, Rejected, Retry, Skip
 from mainstem.ledger.base import (
     HOUR_MS,
     CountKey,
@@ -234,6 +234,9 @@ class Park:
             except LedgerError as error:
                 _log.warning("park can't be read", cursor=self._cursor, error=str(error))
                 await asyncio.sleep(_LEDGER_RETRY_S)
+            except Exception:  # noqa: BLE001  a bug must not end the retries of every parked user unseen
+                _log.exception("look at the park failed", cursor=self._cursor)
+                await asyncio.sleep(_LEDGER_RETRY_S)
 
     async def _poll(self) -> None:
         version = await self._ledger.version()
@@ -354,6 +357,8 @@ class Park:
         if isinstance(result, Rejected):
             condition.rejected(item, result)
             return self._dead(row, item, result.reason, result.answer)
+        if not isinstance(result, Retry):
+            result = Retry("internal error: not a result")
         condition.failed(item, result, now)
         over = condition.over(item)
         if over:
@@ -415,6 +420,10 @@ class Park:
                 await self._ledger.finish_parked(results)
             except LedgerError as error:
                 _log.error("ledger does not take results", cursor=self._cursor, error=str(error))
+                await asyncio.sleep(_LEDGER_RETRY_S)
+                continue
+            except Exception:  # noqa: BLE001  without its result, what was sent would be sent again and again
+                _log.exception("ledger failed with results", cursor=self._cursor)
                 await asyncio.sleep(_LEDGER_RETRY_S)
                 continue
             counts: Counter[CountKey] = Counter(

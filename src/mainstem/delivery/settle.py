@@ -214,6 +214,10 @@ class Settler:
                     batch.tried = True
                     _log.error("ledger does not take settlements", cursor=self._cursor, error=str(error))
                     return False
+                except Exception:  # noqa: BLE001  a bug must not end the settling unseen
+                    batch.tried = True
+                    _log.exception("settling failed", cursor=self._cursor)
+                    return False
                 self._batch = None
                 self._settled(batch)
 
@@ -267,7 +271,10 @@ class Settler:
         count_outcomes(self._destination_id, batch.counts)
         self._on_parked(parked)
         if self._on_settled is not None and moved:
-            self._on_settled(moved)
+            try:
+                self._on_settled(moved)
+            except Exception:  # noqa: BLE001  the listener's trouble is not the cursor's
+                _log.exception("listener to positions failed", cursor=self._cursor)
 
     def _release(self, items: Sequence[Item]) -> None:
         """Free the window of items that are settled or not ours any more."""
