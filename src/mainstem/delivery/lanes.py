@@ -213,7 +213,10 @@ class Lanes:
                 again.append((item, retry))
         if again:
             queue.extendleft(item for item, _ in reversed(again))
-            if not lane.mark.dropped:
+            if lane.mark.dropped:
+                for item, _ in again:
+                    self._decide(item, DROPPED)
+            else:
                 self._hold(lane, again[0][1], now)
             return
         lane.failing_since = 0.0
