@@ -182,7 +182,8 @@ class Park:
             LedgerError: they can't be read.
         """
         version = await self._ledger.version()
-        await self._load(partitions)
+        for key, partition in (await self._read_keys(partitions)).items():
+            self._keys.setdefault(key, _Key(partition))
         if self._version < 0:
             self._version = version
 
@@ -241,20 +242,31 @@ class Park:
     async def _poll(self) -> None:
         version = await self._ledger.version()
         if version != self._version:
-            await self._load(tuple(self._marks))
+            for key, partition in (await self._read_keys(self._owned())).items():
+                if self._owns(partition):  # it may have been given away meanwhile
+                    self._keys.setdefault(key, _Key(partition))
             self._version = version
         if self._keys:
-            counts = await self._ledger.parked_keys(self._cursor, partitions=tuple(self._marks))
+            counts = await self._ledger.parked_keys(self._cursor, partitions=self._owned())
             self.events = sum(counts.values())
             metrics.PARKED.labels(self._destination_id).set(self.events)
             await self._find_due()
         await self._on_polled()
 
-    async def _load(self, partitions: Collection[int]) -> None:
-        for partition in partitions:
-            for key in await self._ledger.parked_keys(self._cursor, partitions=(partition,)):
-                if key not in self._keys:
-                    self._keys[key] = _Key(partition)
+    def _owns(self, partition: int) -> bool:
+        mark = self._marks.get(partition)
+        return mark is not None and not mark.dropped
+
+    def _owned(self) -> tuple[int, ...]:
+        return tuple(partition for partition in self._marks if self._owns(partition))
+
+    async def _read_keys(self, partitions: Collection[int]) -> dict[str, int]:
+        """Return the parked keys with their partitions."""
+        return {
+            key: partition
+            for partition in partitions
+            for key in await self._ledger.parked_keys(self._cursor, partitions=(partition,))
+        }
 
     async def _find_due(self) -> None:
         if not self._condition.breaker.closed and (self.lanes or self._turns):
@@ -266,13 +278,13 @@ class Park:
             self._cursor,
             self._clock.now_ms(),
             2 * most + len(self._turns),
-            partitions=tuple(self._marks),
+            partitions=self._owned(),
         )
         for row in due:
             if len(self._turns) >= most:
                 return
             # A lane that is still there goes first: its events are older, or were before the redrive.
-            if row.key in self._turns or self.lanes.first(row.key) or row.partition not in self._marks:
+            if row.key in self._turns or self.lanes.first(row.key) or not self._owns(row.partition):
                 continue
             self._keys.setdefault(row.key, _Key(row.partition))
             self._turns.add(row.key)
@@ -325,10 +337,8 @@ class Park:
         return finished == len(rows) and not empty
 
     def _must_end(self, row: Parked) -> bool:
-        mark = self._marks.get(row.partition)
         return (
-            mark is None
-            or mark.dropped
+            not self._owns(row.partition)
             or self._workers.stopping
             or self._workers.paused
             or row.next_attempt_ms > self._clock.now_ms()
