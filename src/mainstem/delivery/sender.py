@@ -170,6 +170,8 @@ class Sender:
             LedgerError: the parked keys can't be read; nothing was taken over.
         """
         fresh = [partition for partition in positions if partition not in self._settler.marks]
+        # Lost and taken back: one attempt of a user at a time holds here too.
+        await self._workers.wait_landed(lambda: self._settler.landed(fresh), self._timeout_s + 5.0)
         await self._park.load(fresh)
         for partition in fresh:
             self._settler.open(partition, positions[partition].next_offset)

@@ -84,6 +84,8 @@ class Settler:
         self.window = 0
         """Events noted and not settled."""
         self.window_bytes = 0
+        self._lingering: list[Watermark] = []
+        """Given up with attempts still in flight."""
         self._cursor = cursor
         self._destination_id = destination_id
         self._limit = policy.window
@@ -151,6 +153,11 @@ class Settler:
         """The next offset of every owned partition, as settled in the ledger."""
         return {partition: mark.settled_offset for partition, mark in self.marks.items()}
 
+    def landed(self, partitions: Collection[int]) -> bool:
+        """Whether nothing is in flight of the time before, in partitions that were given up."""
+        self._lingering = [mark for mark in self._lingering if mark.in_flight]
+        return not any(mark.partition in partitions for mark in self._lingering)
+
     def open(self, partition: int, next_offset: int) -> None:
         """Begin with a partition at its position."""
         self.marks[partition] = Watermark(partition, next_offset)
@@ -162,6 +169,8 @@ class Settler:
             # A late success of ours would fence the next owner.
             self._strip(self._batch, partitions)
         for mark in marks:
+            if mark.in_flight:
+                self._lingering.append(mark)
             if self.marks.get(mark.partition) is mark:
                 del self.marks[mark.partition]
             self._release(mark.drop())
