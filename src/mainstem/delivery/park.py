@@ -8,7 +8,7 @@ one after the other, until one has to wait. Turns take half of the workers at mo
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -49,8 +49,8 @@ class _Key:
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        self.uncommitted = 0
-        """Parked in memory, not in the ledger yet."""
+        self.uncommitted: deque[int] = deque()
+        """Sequences of what is parked in memory, not in the ledger yet: it gets there in this order."""
         self.generation = 0
         """Grows with every event that is parked."""
 
@@ -159,14 +159,14 @@ class Park:
         parked = self._keys.get(item.key)
         if parked is None:
             parked = self._keys[item.key] = _Key(item.partition)
-        parked.uncommitted += 1
+        parked.uncommitted.append(item.sequence)
         parked.generation += 1
 
     def committed(self, item: Item) -> None:
         """Note that an event that was admitted is in the ledger, or not ours any more."""
         parked = self._keys.get(item.key)
-        if parked is not None:
-            parked.uncommitted -= 1
+        if parked is not None and parked.uncommitted:
+            parked.uncommitted.popleft()
 
     def grew(self, events: int) -> None:
         """Note that events came into the ledger's park."""
@@ -312,7 +312,7 @@ class Park:
         parked = self._keys.get(key)
         if parked is None or self.lanes.first(key) is not None:
             return False
-        generation, complete = parked.generation, parked.uncommitted == 0
+        generation, complete = parked.generation, not parked.uncommitted
         rows = await self._ledger.parked(self._cursor, key=key, limit=_TURN_EVENTS)
         results: list[ParkedResult] = []
         for row in rows:
@@ -395,7 +395,12 @@ class Park:
 
     async def _login_waits(self, item: Item) -> bool:
         """Whether events of the same person from before login are still to be sent."""
-        if self.lanes.first(item.login_key) is not None:
+        # Looks backwards only, as everywhere: what was received later is not waited for.
+        head = self.lanes.first(item.login_key)
+        if head is not None and head.sequence < item.sequence:
+            return True
+        parked = self._keys.get(item.login_key)
+        if parked is not None and parked.uncommitted and parked.uncommitted[0] < item.sequence:
             return True
         first = await self._ledger.parked(self._cursor, key=item.login_key, limit=1)
         return bool(first) and first[0].sequence < item.sequence
