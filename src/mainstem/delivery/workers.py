@@ -37,6 +37,8 @@ class Workers(Generic[Work]):
         """Pieces of work under way that may reach the destination."""
         self._idle: list[asyncio.Future[None]] = []
         self._gate_timer: asyncio.TimerHandle | None = None
+        self._gate_at = 0.0
+        """When it opens."""
         self._landed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -129,8 +131,14 @@ class Workers(Generic[Work]):
         return True
 
     def _open_gate_in(self, wait_s: float) -> None:
-        if wait_s == float("inf") or self._gate_timer is not None:
+        if wait_s == float("inf"):
             return
+        when = asyncio.get_running_loop().time() + wait_s
+        if self._gate_timer is not None:
+            if self._gate_at <= when:
+                return
+            self._gate_timer.cancel()
+        self._gate_at = when
 
         def open_gate() -> None:
             self._gate_timer = None
