@@ -52,6 +52,8 @@ class Condition:
         self.last_error = ""
         self.last_answer = ""
         self.last_error_ms = 0
+        self._answered = False
+        """Whether the destination has answered since we began."""
         self._destination_id = destination_id
         self._policy = policy
         self._attempt = attempt
@@ -115,6 +117,7 @@ class Condition:
         """The destination took an event."""
         self._count_delivered()
         if self.calm:
+            self._answered = True
             self.breaker.answered(0)
         else:
             self._alive()
@@ -159,6 +162,7 @@ class Condition:
             )
 
     def _alive(self) -> None:
+        self._answered = True
         if self.breaker.closed:
             self.breaker.answered(0)
             return
@@ -187,9 +191,12 @@ class Condition:
         ceiling = min(policy.backoff_max_s, policy.backoff_base_s * 2.0 ** min(item.tries, 40))
         return self._rng.uniform(0, ceiling)
 
-    def over(self, item: Item) -> str:
+    def over(self, item: Item, result: Retry) -> str:
         """Return why an event that failed is given up, or empty."""
         if not self.breaker.closed:
+            return ""
+        if result.destination_wide and not self._answered:
+            # We have begun in an outage, perhaps a long one: its time is not the event's fault.
             return ""
         policy = self._policy
         if policy.max_attempts and item.attempts >= policy.max_attempts:

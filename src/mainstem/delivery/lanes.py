@@ -238,7 +238,7 @@ class Lanes:
             return
         lane.failing_since = lane.failing_since or now
         lane.due = now + condition.backoff_s(head, result)
-        over = condition.over(head)
+        over = condition.over(head, result)
         if over:
             head.request = condition.describe(head)
             lane.queue.popleft()

@@ -370,7 +370,7 @@ class Park:
         if not isinstance(result, Retry):
             result = Retry("internal error: not a result")
         condition.failed(item, result, now)
-        over = condition.over(item)
+        over = condition.over(item, result)
         if over:
             item.request = condition.describe(item)
             return self._dead(row, item, over, result.answer)
