@@ -136,8 +136,10 @@ class Park:
         self._on_polled = on_polled
         self._keys: dict[str, _Key] = {}
         self._turns: set[str] = set()
-        self._poll_wanted = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._version = -1
+        self._more_due = False
+        """Whether the last look found more than there were turns for."""
         self._task: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ which keys are parked
@@ -220,18 +222,23 @@ class Park:
     # ------------------------------------------------------------ what is due
 
     def look_soon(self) -> None:
-        """Look at the ledger without waiting for the interval."""
-        self._poll_wanted.set()
+        """Look for events that are due without waiting for the interval."""
+        self._wanted.set()
 
     async def _poll_forever(self) -> None:
+        poll_at = self._clock.monotonic() + self._poll_s
         loop = asyncio.get_running_loop()
         while True:
-            timer = loop.call_later(self._poll_s, self._poll_wanted.set)
-            await self._poll_wanted.wait()
+            timer = loop.call_later(max(0.0, poll_at - self._clock.monotonic()), self._wanted.set)
+            await self._wanted.wait()
             timer.cancel()
-            self._poll_wanted.clear()
+            self._wanted.clear()
             try:
-                await self._poll()
+                if self._clock.monotonic() >= poll_at:
+                    poll_at = self._clock.monotonic() + self._poll_s
+                    await self._poll()
+                if self._keys:
+                    await self._find_due()
             except LedgerError as error:
                 _log.warning("park can't be read", cursor=self._cursor, error=str(error))
                 await asyncio.sleep(_LEDGER_RETRY_S)
@@ -240,17 +247,19 @@ class Park:
                 await asyncio.sleep(_LEDGER_RETRY_S)
 
     async def _poll(self) -> None:
+        """Bring what is known of the park up to date: that reads every parked key."""
         version = await self._ledger.version()
         if version != self._version:
             for key, partition in (await self._read_keys(self._owned())).items():
                 if self._owns(partition):  # it may have been given away meanwhile
                     self._keys.setdefault(key, _Key(partition))
             self._version = version
+        events = 0
         if self._keys:
             counts = await self._ledger.parked_keys(self._cursor, partitions=self._owned())
-            self.events = sum(counts.values())
-            metrics.PARKED.labels(self._destination_id).set(self.events)
-            await self._find_due()
+            events = sum(counts.values())
+        self.events = events if self._keys else 0
+        metrics.PARKED.labels(self._destination_id).set(self.events)
         await self._on_polled()
 
     def _owns(self, partition: int) -> bool:
@@ -274,6 +283,7 @@ class Park:
         most = self._most_turns
         if len(self._turns) >= most:
             return
+        self._more_due = False
         due = await self._ledger.parked_due(
             self._cursor,
             self._clock.now_ms(),
@@ -282,6 +292,7 @@ class Park:
         )
         for row in due:
             if len(self._turns) >= most:
+                self._more_due = True
                 return
             # A lane that is still there goes first: its events are older, or were before the redrive.
             if row.key in self._turns or self.lanes.first(row.key) or not self._owns(row.partition):
@@ -304,7 +315,7 @@ class Park:
             self._turns.discard(turn.key)
             self._condition.abandoned()
             self._workers.landed()
-            if more:
+            if more or self._more_due:
                 self.look_soon()
 
     async def _retry(self, key: str) -> bool:
