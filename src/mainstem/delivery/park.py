@@ -108,6 +108,7 @@ class Park:
         most_turns: int,
         condition: Condition,
         reasons: Reasons,
+        rules: Reasons,
         workers: TurnQueue,
         marks: Mapping[int, Watermark],
         on_polled: Callable[[], Awaitable[None]],
@@ -117,6 +118,8 @@ class Park:
             prepare: turns parked events back into items.
             poll_s: how often the ledger is looked at for events that are due or were redriven.
             most_turns: turns at once.
+            reasons: of dead letters.
+            rules: that events are filtered by.
             marks: the owned partitions.
             on_polled: called after each look at the ledger; may raise LedgerError.
         """
@@ -131,6 +134,7 @@ class Park:
         self._most_turns = most_turns
         self._condition = condition
         self._reasons = reasons
+        self._rules = rules
         self._workers = workers
         self._marks = marks
         self._on_polled = on_polled
@@ -358,7 +362,7 @@ class Park:
     async def _attempt(self, row: Parked) -> ParkedResult:
         item = self._prepared(row)
         if isinstance(item, Skip):
-            return ParkedResult(parked=row, fate="filtered", reason=item.rule)
+            return ParkedResult(parked=row, fate="filtered", reason=self._rules.shorten(item.rule))
         if isinstance(item, Refusal):
             return self._dead(row, None, item.reason, "")
         if item.login_key and await self._login_waits(item):

@@ -122,12 +122,14 @@ class Sender:
             on_change=self._workers.look_again,
             on_recovery=lambda: self._park.look_soon(),
         )
+        rules = Reasons()
         self._settler = Settler(
             cursor=cursor,
             destination_id=destination.id,
             policy=policy,
             ledger=ledger,
             clock=clock,
+            rules=rules,
             every_s=settle_every_s,
             on_settled=on_settled,
             on_parked=lambda events: self._park.grew(events),
@@ -145,6 +147,7 @@ class Sender:
             most_turns=max(1, self._concurrency // 2),
             condition=self._condition,
             reasons=reasons,
+            rules=rules,
             workers=self._workers,
             marks=self._settler.marks,
             on_polled=self._show_status,

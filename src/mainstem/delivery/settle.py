@@ -12,8 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from mainstem.clock import Clock
 from mainstem.delivery.item import DELIVERED, PARKED, Item
+from mainstem.delivery.reasons import Reasons
 from mainstem.delivery.watermark import Watermark
 from mainstem.delivery.workers import cancel
 from mainstem.ledger.base import (
@@ -65,6 +68,7 @@ class Settler:
         policy: DeliveryPolicy,
         ledger: Ledger,
         clock: Clock,
+        rules: Reasons,
         every_s: float,
         on_settled: OnSettled | None,
         on_parked: Callable[[int], None],
@@ -73,6 +77,7 @@ class Settler:
     ) -> None:
         """
         Args:
+            rules: bounds what skipped records are counted by.
             every_s: how long decided events wait for the next transaction.
             on_settled: told positions after they are durable.
             on_parked: told how many events are in the park now that were not.
@@ -92,6 +97,7 @@ class Settler:
         self._limit_bytes = policy.window_bytes
         self._ledger = ledger
         self._clock = clock
+        self._rules = rules
         self._every_s = every_s
         self._on_settled = on_settled
         self._on_parked = on_parked
@@ -135,6 +141,9 @@ class Settler:
         """Note a record that needs no delivery."""
         mark = self.marks.get(partition)
         if mark is not None and not mark.dropped:
+            reason = self._rules.shorten(count.reason)
+            if reason is not count.reason:
+                count = msgspec.structs.replace(count, reason=reason)
             mark.skip(offset, count)
             self.decided()
 
