@@ -10,6 +10,7 @@ Order of a drop: add the segment's books to meta.db together with its number; re
 leaves files that nobody reads, and the next pass removes them.
 """
 
+import contextlib
 import os
 import shutil
 import threading
@@ -31,6 +32,7 @@ from mainstem.stream.embedded.meta import Meta
 from mainstem.stream.embedded.segment import (
     PAGE_BYTES,
     SegmentInfo,
+    SegmentMissing,
     connect,
     create_segment,
     errors_named,
@@ -336,7 +338,8 @@ class Upkeep:
         young = self.appender.unindexed()
         for info in self._catalog.refresh() if young else ():
             if info.number in young and info.indexed:
-                self.appender.take_indexed(info.number, self._fingerprints(info))
+                with contextlib.suppress(SegmentMissing):
+                    self.appender.take_indexed(info.number, self._fingerprints(info))
 
     def _fingerprints(self, info: SegmentInfo) -> BitMap:
         with errors_named(info.path):
