@@ -221,5 +221,5 @@ async def test_messages_go_in_one_batch_and_results_come_back_by_event() -> None
     broker.results = [Delivered(), Delivered()]
     assert await attempt([items[1]]) == [Delivered()]
     assert broker.got[5:] == [b"c", b"d"]
-    assert msgspec.json.decode(attempt.describe(items[2]))["value"] == "e"
+    assert msgspec.json.decode(attempt.describe(items[2]))["valueText"] == "e"
     assert attempt.describe(items[3]) == ""

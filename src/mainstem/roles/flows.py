@@ -67,11 +67,6 @@ class Flow(Protocol):
         """Finish what is in flight, settle, stop."""
         ...
 
-    @property
-    def partitions(self) -> frozenset[int]:
-        """The partitions it works on."""
-        ...
-
     def status(self) -> Any:
         """Return its condition, JSON-able."""
         ...
@@ -161,10 +156,6 @@ class LaneFlow:
         if self._sink is not None:
             await self._sink.close()
 
-    @property
-    def partitions(self) -> frozenset[int]:
-        return frozenset(self._sender.positions)
-
     def status(self) -> Any:
         status = {"kind": "lanes", **msgspec.to_builtins(self._sender.status())}
         return {**status, "error": self._runner.failure} if self._runner.failure else status
@@ -216,10 +207,6 @@ class FilesFlow:
             if not done:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
-
-    @property
-    def partitions(self) -> frozenset[int]:
-        return frozenset(self._archiver.status().partitions)
 
     def status(self) -> Any:
         return {"kind": "files", **msgspec.to_builtins(self._archiver.status())}

@@ -245,21 +245,10 @@ class Worker:
             try:
                 await self._echo()
                 async with self._turn:
-                    await self._notice_fenced()
                     await self._hand_over_all()
                     await self._replays.look()
             except (LedgerError, StreamError) as error:
                 _log.warning("positions can't be echoed now", error=str(error))
-
-    async def _notice_fenced(self) -> None:
-        """See which partitions a flow gave up although they are ours: somebody else had settled them, and does
-        no longer; they are handed over again."""
-        for key, running in self._running.items():
-            fenced = running.given - running.flow.partitions
-            if fenced:
-                _log.warning("partitions are taken up again", destination=key, partitions=sorted(fenced))
-                await running.flow.revoke(frozenset(fenced))
-                running.given -= fenced
 
     async def _echo(self) -> None:
         bounds = await self._around.stream.bounds()
