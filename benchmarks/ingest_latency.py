@@ -6,6 +6,7 @@ empty handler under the same schedule.
 """
 
 import asyncio
+import gc
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ async def _drive(port: int) -> list[float]:
     interval_s = BATCH / EVENTS_PER_S
     total = int(SECONDS / interval_s)
     requests = [_request(number) for number in range(total)]
+    gc.disable()  # a pause of the generator would look like one of the server
     free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(CONNECTIONS):
         free.put_nowait(await asyncio.open_connection("127.0.0.1", port))

@@ -23,6 +23,7 @@ from tests.acceptance.evidence import (
     user_of,
 )
 from tests.acceptance.serving import WRITE_KEY, Serving, serving, track, until
+from tests.components.install import absent
 
 MIB = 1024 * 1024
 DISK_BYTES = 48 * MIB
@@ -48,13 +49,13 @@ connections:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of `DISK_BYTES`."""
     if os.geteuid() != 0:
-        pytest.skip("COMPONENT MISSING: root: mounting a small tmpfs needs root; run the tests as root.")
+        absent("root: mounting a small tmpfs needs root; run the tests as root.")
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode != 0:
-        pytest.skip(f"COMPONENT MISSING: tmpfs: {mounted.stderr.strip()}; allow mounting (CAP_SYS_ADMIN).")
+        absent(f"tmpfs: {mounted.stderr.strip()}; allow mounting (CAP_SYS_ADMIN).")
     try:
         yield place
     finally:

@@ -14,17 +14,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from tests.acceptance.evidence import archived
 from tests.acceptance.serving import Serving, alive, serving, track, until
+from tests.components.install import absent
 
 
 async def test_an_empty_folder_and_one_paste(tmp_path: Path) -> None:
     """What is printed at the first start works as it is printed; the second start knows the key."""
     curl = shutil.which("curl")
     if curl is None:
-        pytest.skip("COMPONENT MISSING: curl: the printed line can't be executed; apt-get install curl.")
+        absent("curl: the printed line can't be executed; apt-get install curl.")
     async with serving(tmp_path, None) as product:
         printed = product.log.read_text()
         key = _found(r"^write key: (\S+)$", printed)

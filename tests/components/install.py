@@ -14,6 +14,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPONENTS = REPOSITORY / ".test-components"
@@ -221,3 +224,10 @@ def _fingerprint(files: Sequence[Path]) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def absent(text: str) -> NoReturn:
+    """End a test for which something is missing: a failure where everything is required, else a loud skip."""
+    if required():
+        pytest.fail(f"COMPONENT MISSING: {text}", pytrace=False)
+    pytest.skip(f"COMPONENT MISSING: {text}")

@@ -62,7 +62,7 @@ async def test_the_index_of_a_segment_holds_every_hash(tmp_path: Path) -> None:
     for size in (1, 2, 997, 2000):
         some = hashes[sequence : sequence + size]
         made = [NewRecord(b"k", b"v", 5) for _ in some]
-        row = segment.commit_row(sequence, [sequence, 0], [0] * size, some, made)
+        row = segment.commit_row(sequence, [sequence, 0], [0] * size, some, made, [])
         connection.execute(segment.INSERT_COMMIT, row)
         sequence += size
     segment.index_twins(connection)

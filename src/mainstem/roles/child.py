@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -40,6 +41,9 @@ async def _run(role_name: str, name: str, fd: int | None) -> int:
         await role.start(stack)
         terminated = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+        # What is loaded by now stays: the collector need not walk it again in the middle of an answer.
+        gc.collect()
+        gc.freeze()
         channel.ready({"name": name})
         answers: dict[str, Callable[[], Awaitable[Any]]] = {
             "metrics": _metrics,

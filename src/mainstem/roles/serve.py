@@ -13,13 +13,14 @@ import msgspec
 from rich.console import Console
 
 from mainstem.clock import Clock
-from mainstem.errors import SettingsError
+from mainstem.errors import MainstemError, SettingsError
 from mainstem.ledger.base import Ledger
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.steps.enrich import GeoDatabase
 from mainstem.roles.books import is_flow, read_all_books
 from mainstem.roles.explain import explain_message
 from mainstem.roles.ops import Health, Operations, OperationsServer
+from mainstem.roles.replays import is_replay
 from mainstem.roles.rooms import (
     ensure_cursors,
     open_geo,
@@ -196,15 +197,16 @@ async def _health(supervisor: Supervisor, stream: Stream, ledger: Ledger, settin
     free = shutil.disk_usage(settings.data_path).free
     if free < _LOW_DISK_BYTES:
         problems.append(f"only {free // 1024 // 1024} MiB free in {settings.data_path}")
-    lags = await _lags(stream, ledger)
-    warnings.extend(
-        f"{cursor} lags {lag:,} events" for cursor, lag in lags.items() if lag > settings.max_lag_events
-    )
-    for name, raw in (await ledger.statuses()).items():
-        with contextlib.suppress(msgspec.DecodeError):
-            status = msgspec.json.decode(raw)
-            if status.get("breaker", "closed") != "closed":
-                warnings.append(f"{name} does not take events: {status.get('last_error', '')}")
+    lags: Mapping[str, int] = {}
+    try:
+        lags = await _lags(stream, ledger)
+        warnings += [
+            f"{cursor} lags {lag:,} events" for cursor, lag in lags.items() if lag > settings.max_lag_events
+        ]
+        warnings += _refusing(await ledger.statuses())
+    except MainstemError as error:
+        # Whatever is broken, health says so in words.
+        problems.append(f"{type(error).__name__}: {error}")
     gateways = [name for name in answers if name.startswith("gateway")]
     ready = any("error" not in answers[name] and not answers[name].get("problems") for name in gateways)
     return Health(
@@ -222,10 +224,21 @@ async def _health(supervisor: Supervisor, stream: Stream, ledger: Ledger, settin
     )
 
 
+def _refusing(statuses: Mapping[str, bytes]) -> list[str]:
+    """Return, in words, which destinations do not take events."""
+    found = []
+    for name, raw in statuses.items():
+        with contextlib.suppress(msgspec.DecodeError):
+            status = msgspec.json.decode(raw)
+            if status.get("breaker", "closed") != "closed":
+                found.append(f"{name} does not take events: {status.get('last_error', '')}")
+    return found
+
+
 async def _lags(stream: Stream, ledger: Ledger) -> Mapping[str, int]:
     bounds = await stream.bounds()
     return {
         cursor: sum(max(0, bounds[part].next - at.next_offset) for part, at in positions.items())
         for cursor, positions in (await ledger.cursors()).items()
-        if is_flow(cursor)
+        if is_flow(cursor) and not is_replay(cursor)
     }

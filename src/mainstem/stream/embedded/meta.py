@@ -10,7 +10,7 @@ import apsw
 from mainstem.stream.base import StreamCorrupt, StreamError
 from mainstem.stream.embedded.segment import connect, errors_named
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;

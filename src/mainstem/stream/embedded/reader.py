@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import apsw
 
@@ -13,6 +13,7 @@ from mainstem.stream.embedded.cache import Extent, Stretch
 from mainstem.stream.embedded.catalog import Catalog
 from mainstem.stream.embedded.meta import Meta, Tally
 from mainstem.stream.embedded.segment import (
+    PAGE_BYTES,
     SegmentInfo,
     SegmentMissing,
     commit_at,
@@ -255,6 +256,7 @@ def _find_in(
 
 
 def _verify(connection: apsw.Connection, info: SegmentInfo) -> int:
+    _verify_size(connection, info)
     sequence, nexts = info.sequence, list(info.firsts)
     for commit in commits_from(connection, info, info.sequence):
         if commit.sequence != sequence or commit.firsts != nexts:
@@ -265,3 +267,14 @@ def _verify(connection: apsw.Connection, info: SegmentInfo) -> int:
     if info.closed and (sequence != info.sequence + info.count or tuple(nexts) != info.nexts):
         raise StreamCorrupt(f"{info.path}: it ends at {sequence}, not where it was closed")
     return sequence - info.sequence
+
+
+def _verify_size(connection: apsw.Connection, info: SegmentInfo) -> None:
+    """A cut file may have lost pages that no commit lies in (counts, the index): SQLite would notice later."""
+    log = info.path.with_name(info.path.name + "-wal")
+    if not info.closed or (log.exists() and log.stat().st_size):
+        return  # pages may be in the write-ahead log still
+    pages = cast("int", connection.execute("PRAGMA page_count").fetchall()[0][0])
+    size = info.path.stat().st_size
+    if size < pages * PAGE_BYTES:
+        raise StreamCorrupt(f"{info.path}: cut: {size} bytes of {pages * PAGE_BYTES}")

@@ -30,11 +30,16 @@ _SCHEMA: Final = """
 CREATE TABLE info (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE commits (
   sequence INTEGER PRIMARY KEY, count INTEGER NOT NULL, max_ms INTEGER NOT NULL, checksum INTEGER NOT NULL,
-  firsts BLOB NOT NULL, places BLOB NOT NULL, ids BLOB NOT NULL, data BLOB NOT NULL
+  firsts BLOB NOT NULL, places BLOB NOT NULL, ids BLOB NOT NULL, data BLOB NOT NULL, tallies TEXT NOT NULL
 );
 CREATE TABLE tallies (
   tally TEXT, hour INTEGER, appended INTEGER NOT NULL, duplicates INTEGER NOT NULL, PRIMARY KEY (tally, hour)
 ) WITHOUT ROWID;
+CREATE TRIGGER count_commit AFTER INSERT ON commits BEGIN
+  INSERT INTO tallies SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(NEW.tallies) WHERE true
+  ON CONFLICT DO UPDATE SET appended = appended + excluded.appended,
+    duplicates = duplicates + excluded.duplicates;
+END;
 CREATE TABLE twins (hash BLOB, sequence INTEGER, PRIMARY KEY (hash, sequence)) WITHOUT ROWID;
 """
 
@@ -99,8 +104,9 @@ _Row = tuple[int, int, int, bytes, bytes, bytes, bytes]
 
 _ROW: Final = "SELECT sequence, count, checksum, firsts, places, ids, data FROM commits "
 
-INSERT_COMMIT: Final = "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?);"
-"""Takes what `commit_row` returns. The commit of the highest sequence is always the last leaf of the tree: what
+INSERT_COMMIT: Final = "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?,?)"
+"""One statement is the whole transaction, counts included: the interpreter lock is given up and won back once.
+Takes what `commit_row` returns. The commit of the highest sequence is always the last leaf of the tree: what
 a commit writes is its own bytes."""
 
 _encoder = msgspec.msgpack.Encoder()
@@ -113,8 +119,10 @@ def commit_row(
     places: Sequence[int],
     hashes: Sequence[int],
     records: Sequence[NewRecord],
-) -> tuple[int | bytes, ...]:
-    """Return a commit as it is inserted; `firsts` count from the beginning of the segment."""
+    tallies: Sequence[tuple[str, int, int, int]],
+) -> tuple[int | bytes | str, ...]:
+    """Return a commit as it is inserted; `firsts` count from the beginning of the segment, `tallies` are
+    (tally, hour, appended, duplicates)."""
     blobs = (
         array("I", firsts).tobytes(),
         array("H", places).tobytes(),
@@ -122,7 +130,8 @@ def commit_row(
         _encoder.encode(records),
     )
     newest = max([record.timestamp_ms for record in records])
-    return (sequence, len(records), newest, _checksum(*blobs), *blobs)
+    counts = msgspec.json.encode(tallies).decode()
+    return (sequence, len(records), newest, _checksum(*blobs), *blobs, counts)
 
 
 def _checksum(*blobs: bytes) -> int:
@@ -192,6 +201,7 @@ def connect(path: Path, *, create: bool = False, busy_ms: int = 10_000) -> apsw.
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA temp_store=MEMORY")
     # Checkpoints belong to upkeep, never to a commit that somebody waits for.
     connection.execute("PRAGMA wal_autocheckpoint=0")
     connection.execute("PRAGMA cache_size=-1024")

@@ -77,7 +77,7 @@ class EmbeddedLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A commit takes no further call once it has this."""
     group_records: int = 2_000
     """A commit takes no further call once it has this."""
-    wal_bytes: int = 64 << 20
+    wal_bytes: int = 256 << 20
     """The write-ahead log of the active segment begins anew at about this size."""
     min_free_bytes: int = 64 << 20
     """Nothing is appended while the disk has less: the pipeline can still write its books and drain."""

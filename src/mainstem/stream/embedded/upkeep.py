@@ -27,7 +27,7 @@ from structlog.typing import FilteringBoundLogger
 from mainstem.clock import Clock
 from mainstem.stream.base import StreamError
 from mainstem.stream.embedded.catalog import Catalog, segment_path
-from mainstem.stream.embedded.locks import FileLock
+from mainstem.stream.embedded.locks import FileLock, WriteLock
 from mainstem.stream.embedded.meta import Meta
 from mainstem.stream.embedded.segment import (
     PAGE_BYTES,
@@ -51,11 +51,12 @@ if TYPE_CHECKING:
     from mainstem.stream.embedded.writer import Appender
 
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
-_BUSY_PERIOD_S: Final = 0.2
+_BUSY_PERIOD_S: Final = 0.05
 _IDLE_PERIOD_S: Final = 1.0
 _QUIET_PASSES: Final = 10
 """While nothing is appended, only every tenth pass does more than look."""
-_CHECKPOINT_BYTES: Final = 8 << 20
+_CHECKPOINT_BYTES: Final = 1 << 20
+"""Small bites: a checkpoint's fsync makes commits wait, so it should have little to write."""
 _TAIL_BYTES: Final = 1 << 20
 
 
@@ -91,7 +92,7 @@ class Upkeep:
         self._limits = limits
         self._clock = clock
         self._on_tips = on_tips
-        self._write_lock = FileLock(directory / "write.lock")
+        self._write_lock = WriteLock(directory / "write.lock")
         self._keeper_lock = FileLock(directory / "keeper.lock")
         self._keeper = False
         self._pass_lock = threading.Lock()
@@ -232,6 +233,7 @@ class Upkeep:
         fresh = connect(following)
         try:
             with self._write_lock, connection:
+                self._write_lock.move()
                 connection.execute("UPDATE info SET value = 1 WHERE key = 'closed'")
                 nexts, sequence = tips(connection, info)
                 start_segment(fresh, nexts, sequence)
@@ -249,6 +251,12 @@ class Upkeep:
         _log.info("segment closed", segment=info.number, records=count)
 
     def _checkpoint(self, connection: apsw.Connection) -> None:
+        try:
+            self._shorten_log(connection)
+        except apsw.BusyError:
+            _log.debug("somebody else is in the WAL; it is shortened later")
+
+    def _shorten_log(self, connection: apsw.Connection) -> None:
         log, done = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         least_bytes = _CHECKPOINT_BYTES
         for _ in range(3):
@@ -265,8 +273,6 @@ class Upkeep:
         try:
             with self._write_lock:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except apsw.BusyError:
-            _log.debug("a reader is in the WAL; it begins anew later")
         finally:
             connection.set_busy_timeout(10_000)
 

@@ -4,7 +4,7 @@
 inserts one row and commits: one fsync for all. While it does, the next group gathers.
 
 SQLite releases the interpreter lock in every step and must win it back from a busy event loop, so the number
-of statements matters: a commit is five, whatever its size.
+of statements matters: a commit is one, whatever its size.
 """
 
 import asyncio
@@ -35,7 +35,8 @@ from mainstem.stream.base import (
 )
 from mainstem.stream.embedded.catalog import Catalog
 from mainstem.stream.embedded.heads import Heads
-from mainstem.stream.embedded.locks import FileLock
+from mainstem.stream.embedded.locks import WriteLock
+from mainstem.stream.embedded.meta import ADD_TALLY
 from mainstem.stream.embedded.segment import (
     INSERT_COMMIT,
     Commit,
@@ -56,13 +57,6 @@ from mainstem.telemetry import metrics
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _HOUR_MS: Final = 3_600_000
 _RECORD_OVERHEAD_BYTES: Final = 64
-_TALLY: Final = "INSERT INTO tallies VALUES "
-_TALLY_CONFLICT: Final = (
-    " ON CONFLICT DO UPDATE SET appended = appended + excluded.appended,"
-    " duplicates = duplicates + excluded.duplicates;"
-)
-_ROWS_PER_STATEMENT: Final = 500
-"""SQLite takes 32,766 parameters at most."""
 _ONE: Final = AppendResult(1)
 
 _Call = tuple[Sequence[NewRecord], Done, int]
@@ -87,7 +81,7 @@ class Appender:
         self._catalog = catalog
         self._heads = heads
         self._limits = limits
-        self._lock = FileLock(directory / "write.lock")
+        self._lock = WriteLock(directory / "write.lock")
         self._fingerprints = Fingerprints()
         self._merged: tuple[BitMap, int] | None = None
         self._indexed: queue.SimpleQueue[tuple[int, BitMap]] = queue.SimpleQueue()
@@ -95,7 +89,7 @@ class Appender:
         self._closed: dict[int, tuple[SegmentInfo, apsw.Connection]] = {}
         self._active: tuple[SegmentInfo, apsw.Connection] | None = None
         self._cursor: apsw.Cursor | None = None
-        self._version = -1
+        self._turn = -1
         self._nexts: list[int] = []
         self._sequence = 0
         self._loaded = False
@@ -110,17 +104,13 @@ class Appender:
         hashes = [(hash_of(record.dedup_key) or 1) if record.dedup_key else 0 for record in records]
         try:
             with self._lock:
-                info, connection = self._begin()
-                try:
-                    refused = self._duplicates(records, hashes)
-                    self._insert(info, records, hashes, refused)
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
+                info = self._catch_up()
+                refused = self._duplicates(records, hashes)
+                self._turn = self._lock.move()
+                self._insert(info, records, hashes, refused)
         except StreamFull:
             # Memory moves only after a commit, so it is still true; look at the file once more all the same.
-            self._version = -1
+            self._turn = -1
             raise
         except BaseException:
             # Begin again from the files.
@@ -132,8 +122,7 @@ class Appender:
         """Load what deduplication needs, before the first append waits for it."""
         try:
             with self._lock:
-                _, connection = self._begin()
-                connection.execute("ROLLBACK")
+                self._catch_up()
         except BaseException:
             self._let_go()
             raise
@@ -161,8 +150,9 @@ class Appender:
 
     # ------------------------------------------------------------ the transaction
 
-    def _begin(self) -> tuple[SegmentInfo, apsw.Connection]:
-        """Begin a transaction on the active segment, knowing all that was committed before it."""
+    def _catch_up(self) -> SegmentInfo:
+        """Return the active segment, knowing all that was committed to it. Call it under the lock, which nobody
+        else writes without: no transaction is needed to look and then insert."""
         while not self._indexed.empty():
             number, fingerprints = self._indexed.get()
             if self._young.pop(number, None) is not None:
@@ -175,21 +165,17 @@ class Appender:
         while True:
             assert self._active is not None  # noqa: S101 - _load and _follow leave one
             info, connection = self._active
+            turn = self._lock.turn
+            if turn == self._turn:
+                return info
             with errors_named(info.path):
-                if self._cursor is None:
-                    self._cursor = connection.cursor()
-                rows = self._cursor.execute("BEGIN IMMEDIATE; PRAGMA data_version").fetchall()
-                version = cast("int", rows[0][0])
-                if version == self._version:
-                    return info, connection
-                now = self._catch_up(info, connection)
-                if not now.closed:
-                    self._version = version
-                    return info, connection
-                self._cursor.execute("ROLLBACK")
+                now = self._read_fresh(info, connection)
+            if not now.closed:
+                self._turn = turn
+                return info
             self._follow(now, connection)
 
-    def _catch_up(self, info: SegmentInfo, connection: apsw.Connection) -> SegmentInfo:
+    def _read_fresh(self, info: SegmentInfo, connection: apsw.Connection) -> SegmentInfo:
         """Take in what other processes appended to the segment; return what it is now."""
         young = self._young_of(info.number)
         for sequence, hashes, nexts in ids_from(connection, info, self._sequence):
@@ -213,23 +199,26 @@ class Appender:
         nexts = self._nexts.copy()
         for partition in places:
             nexts[partition] += 1
-        text = ""
-        values: list[int | bytes | str] = []
-        if records:
-            text = INSERT_COMMIT
-            firsts = [offset - first for offset, first in zip(self._nexts, info.firsts, strict=True)]
-            values += commit_row(self._sequence, firsts, places, hashes, records)
-        for start in range(0, len(tallies), _ROWS_PER_STATEMENT):
-            some = tallies[start : start + _ROWS_PER_STATEMENT]
-            text += _TALLY + ",".join(["(?,?,?,?)"] * len(some)) + _TALLY_CONFLICT
-            values += chain.from_iterable(some)
         with errors_named(info.path):
-            cast("apsw.Cursor", self._cursor).execute(text + "COMMIT", values)
+            if records:
+                firsts = [offset - first for offset, first in zip(self._nexts, info.firsts, strict=True)]
+                row = commit_row(self._sequence, firsts, places, hashes, records, tallies)
+                self._writing().execute(INSERT_COMMIT, row)
+            elif tallies:
+                with self._writing().connection:
+                    self._writing().executemany(ADD_TALLY, tallies)
         self._nexts = nexts
         if records:
             self._young_of(info.number).extend(self._sequence, hashes)
             self._sequence += len(records)
             self._heads.ring(nexts)
+
+    def _writing(self) -> apsw.Cursor:
+        """The cursor of the active segment, whose statements stay prepared."""
+        if self._cursor is None:
+            assert self._active is not None  # noqa: S101 - caught up
+            self._cursor = self._active[1].cursor()
+        return self._cursor
 
     # ------------------------------------------------------------ duplicates
 
@@ -314,7 +303,7 @@ class Appender:
                 else:
                     self._load_young(info, closed)
         self._closed = dict(sorted(self._closed.items()))
-        self._version = -1
+        self._turn = -1
         self._loaded = True
 
     def _load_young(self, info: SegmentInfo, connection: apsw.Connection) -> None:
@@ -344,7 +333,7 @@ class Appender:
         self._forget_old(segments)
         with errors_named(following.path):
             self._active = (following, connect(following.path))
-        self._version = -1
+        self._turn = -1
         self._nexts = list(following.firsts)
         self._sequence = following.sequence
 
