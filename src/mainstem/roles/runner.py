@@ -32,7 +32,7 @@ _log = logger(__name__)
 
 Evaluate = Callable[[Event], Outcome]
 
-_IDLE_WAIT_S: Final = 0.5
+_IDLE_WAIT_S: Final = 2.0
 _READ_RECORDS: Final = 200
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 5.0

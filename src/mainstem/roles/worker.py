@@ -30,7 +30,7 @@ from mainstem.workspace.model import Destination, Workspace, WorkspaceSource
 _log = logger(__name__)
 
 GROUP: Final = "workers"
-_ECHO_INTERVAL_S: Final = 1.0
+_ECHO_INTERVAL_S: Final = 2.0
 _APPLY_RETRY_S: Final = 1.0
 
 

@@ -46,7 +46,7 @@ from mainstem.stream.embedded.writer import Appender, GroupCommit, WriterLimits
 
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _POLL_MIN_S: Final = 0.001
-_POLL_MAX_S: Final = 0.05
+_POLL_MAX_S: Final = 0.1
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _BUSY_PERIOD_S: Final = 0.05
-_IDLE_PERIOD_S: Final = 1.0
+_IDLE_PERIOD_S: Final = 2.0
 _QUIET_PASSES: Final = 10
 """While nothing is appended, only every tenth pass does more than look."""
 _CHECKPOINT_BYTES: Final = 1 << 20
