@@ -17,9 +17,12 @@ def main() -> None:
         module = import_module(f"benchmarks.{name}")
         print(f"\n{name}: {(module.__doc__ or '').strip().splitlines()[0]}")
         sys.argv = [name]  # its own options are at their defaults
-        result = module.main()
-        if inspect.iscoroutine(result):
-            asyncio.run(result)
+        try:
+            result = module.main()
+            if inspect.iscoroutine(result):
+                asyncio.run(result)
+        except SystemExit as missing:  # a tool is not installed: say so, go on with the others
+            print(f"  not run: {missing}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mainstem.ledger.base import DeadLetter, Settlement
+from mainstem.ledger.sqlite import open_ledger
+
 _GOLDEN = Path(__file__).parent / "dry_run"
 _SECRETS = {"HOOK_TOKEN": "t0ken-t0ken", "HOOK_SECRET": "s3cr3t-s3cr3t"}
 
@@ -143,3 +146,52 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     for result in (good, missing, refused):
         assert not any(value in result.stdout + result.stderr for value in _SECRETS.values())
         assert "Traceback" not in result.stderr
+
+
+def test_dead_letters_of_an_archive_are_not_redriven_into_a_park_that_nothing_empties(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+
+    async def bury() -> None:
+        ledger = await open_ledger(data / "ledger.db")
+        try:
+            await ledger.put_status("files", b'{"kind":"files"}')
+            await ledger.put_status("hook", b'{"kind":"lanes"}')
+            for offset, destination in enumerate(("files", "hook")):
+                await ledger.open_cursor(destination, {0: offset})
+                dead = DeadLetter(
+                    cursor=destination,
+                    destination_id=destination,
+                    key="s:u:1",
+                    sequence=offset,
+                    partition=0,
+                    offset=offset,
+                    value=b"",
+                    source_id="s",
+                    message_id=f"m{offset}",
+                    event_type="track",
+                    event_name="e",
+                    received_at_ms=0,
+                    died_at_ms=0,
+                    reason="filter",
+                )
+                step = Settlement(
+                    cursor=destination, partition=0, from_offset=offset, next_offset=offset + 1, bury=[dead]
+                )
+                await ledger.settle([step])
+        finally:
+            await ledger.close()
+
+    async def parked() -> list[int]:
+        ledger = await open_ledger(data / "ledger.db")
+        try:
+            return [len(await ledger.parked(destination)) for destination in ("files", "hook")]
+        finally:
+            await ledger.close()
+
+    asyncio.run(bury())
+    result = run(tmp_path, "redrive", "--yes", "--data-dir", str(data))
+    assert result.returncode == 0, result.stderr
+    assert "1 dead letters of archives stay" in result.stdout
+    assert "1 events are due again" in result.stdout
+    assert asyncio.run(parked()) == [0, 1]

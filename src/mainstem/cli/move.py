@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Annotated
@@ -135,6 +136,7 @@ async def _redrive(
         if list_only:
             _show_letters(letters, as_json=as_json)
             return 0
+        letters = _sendable(letters, await ledger.statuses())
         if not letters:
             print("no dead letters match")
             return 0
@@ -146,6 +148,20 @@ async def _redrive(
             moved += await ledger.redrive([key for key, _ in letters[start : start + _PAGE]], clock.now_ms())
         print(f"{moved:,} events are due again; follow them with `mainstem books` or `mainstem explain`")
         return 0
+
+
+def _sendable(
+    letters: list[tuple[int, DeadLetter]], statuses: Mapping[str, bytes]
+) -> list[tuple[int, DeadLetter]]:
+    """Leave out what belongs to archives: they write whole ranges of the log, never a single event again."""
+    files = {name for name, status in statuses.items() if msgspec.json.decode(status).get("kind") == "files"}
+    kept = [(key, letter) for key, letter in letters if letter.destination_id not in files]
+    if len(kept) < len(letters):
+        print(
+            f"{len(letters) - len(kept):,} dead letters of archives stay as they are: repair the filter, then let "
+            "a new archive destination with `start: earliest` take the events from the log"
+        )
+    return kept
 
 
 def _show_letters(letters: list[tuple[int, DeadLetter]], *, as_json: bool) -> None:
