@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from mainstem.clock import SystemClock
@@ -129,3 +130,25 @@ def test_a_restart_waits_longer_each_time_up_to_the_bound() -> None:
     assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert child.pid == 0
     assert os.getpid() != child.pid
+
+
+def test_a_child_that_is_gone_before_its_settings_is_an_error_and_no_crash() -> None:
+    """On uvloop, where writing to a pipe without a reader raises RuntimeError."""
+
+    async def run() -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", "", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        await process.wait()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while not process.stdin.transport.is_closing():
+            process.stdin.write(b"x")
+            await asyncio.sleep(0)
+        channel = ChildChannel(process.stdin, process.stdout)
+        with pytest.raises(ConnectionError):
+            channel.start(b"{}")
+        with pytest.raises(ConnectionError):
+            await channel.ask("health", timeout_s=10.0)
+
+    uvloop.run(run())

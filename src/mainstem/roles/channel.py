@@ -96,8 +96,12 @@ class ChildChannel:
         self.ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def start(self, settings: bytes) -> asyncio.Task[None]:
-        """Send the settings and begin to read answers; the task ends when the child closes its output."""
-        self._writer.write(settings + b"\n")
+        """Send the settings and begin to read answers; the task ends when the child closes its output.
+
+        Raises:
+            ConnectionError: the child is gone already.
+        """
+        self._send(settings)
         return asyncio.create_task(self._read())
 
     async def ask(self, what: str, *, timeout_s: float) -> Any:
@@ -112,11 +116,17 @@ class ChildChannel:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[question_id] = future
         try:
-            self._writer.write(msgspec.json.encode(Question(id=question_id, ask=what)) + b"\n")
+            self._send(msgspec.json.encode(Question(id=question_id, ask=what)))
             async with asyncio.timeout(timeout_s):
                 return await future
         finally:
             self._waiting.pop(question_id, None)
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._writer.write(line + b"\n")
+        except RuntimeError as error:  # what uvloop says of a pipe whose other end is gone
+            raise ConnectionError(str(error)) from None
 
     def close(self) -> None:
         """Close the child's input: it drains and exits."""

@@ -127,21 +127,24 @@ class Child:
         if self._sock is not None:
             arguments.append(str(self._sock.fileno()))
             fds = (self._sock.fileno(),)
-        process = await asyncio.create_subprocess_exec(
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=fds,
-            limit=16 * 1024 * 1024,
-            # Ctrl-C goes to the whole terminal group; children are stopped by us, in order.
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=fds,
+                limit=16 * 1024 * 1024,
+                # Ctrl-C goes to the whole terminal group; children are stopped by us, in order.
+                start_new_session=True,
+            )
+        except OSError as error:  # no process or memory to be had now
+            raise ServeFailed(f"{self.name} can't be started: {error}") from None
         assert process.stdin is not None  # noqa: S101 - PIPE was asked for
         assert process.stdout is not None  # noqa: S101
         channel = ChildChannel(process.stdin, process.stdout)
-        reading = channel.start(settings_to_json(self._settings))
         self._process, self._channel = process, channel
         try:
+            reading = channel.start(settings_to_json(self._settings))
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self.ready_value = await asyncio.shield(channel.ready) or {}
         except (TimeoutError, ConnectionError) as error:
