@@ -38,6 +38,9 @@ class Meta:
         self._lock = threading.Lock()
         with errors_named(path):
             self._connection = connect(path, create=True)
+            # Ask for the write lock first: a look that turns into a write gives up at once when another process
+            # wrote in between (SQLITE_BUSY_SNAPSHOT), whatever the time-out.
+            self._connection.transaction_mode = "IMMEDIATE"
             with self._connection:
                 self._connection.execute(_SCHEMA)
                 self._connection.executemany(
