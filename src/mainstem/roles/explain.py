@@ -19,6 +19,7 @@ from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.errors import PlanInvalid
 from mainstem.pipeline.explain import explain_one
 from mainstem.pipeline.plan import compile_plan
+from mainstem.pipeline.reading import decode_with
 from mainstem.stream.base import Found, OffsetGone, Stream
 from mainstem.workspace.model import Destination, Workspace
 
@@ -97,14 +98,7 @@ async def _sighting(
     if not records or records[0].offset != found.offset:
         return None
     record = records[0]
-    stored, event = decoder.decode(
-        record.partition,
-        record.offset,
-        record.sequence,
-        record.value,
-        key=record.key,
-        timestamp_ms=record.timestamp_ms,
-    )
+    stored, event = decode_with(decoder)(record)
     statuses = await ledger.statuses()
     return Sighting(
         source_id=event.source_id,

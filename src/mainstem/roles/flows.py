@@ -21,11 +21,11 @@ from mainstem.destinations.render import secrets_in
 from mainstem.errors import MainstemError
 from mainstem.lake.archiver import Archiver
 from mainstem.lake.store import open_store
-from mainstem.ledger.base import CountKey, Ledger, Position
+from mainstem.ledger.base import HOUR_MS, CountKey, Ledger, Position
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.outcome import DEAD, DELIVERED, FILTERED, REJECTED, Dead, Filtered, Refused, Send
 from mainstem.pipeline.plan import DestinationPlan
-from mainstem.pipeline.reading import SharedReader
+from mainstem.pipeline.reading import SharedReader, decode_with
 from mainstem.roles.runner import Rules, Runner, reason_class
 from mainstem.stream.base import Record, Stream, StreamClosed
 from mainstem.telemetry.log import logger
@@ -172,7 +172,7 @@ class FilesFlow:
         if refusal:
             raise FlowRefused(f"destination {destination.id}: endpoint {endpoint}: {refusal}")
         self._plan = plan
-        self._decoder = decoder
+        self._decode = decode_with(decoder)
         self._clock = around.clock
         self._archiver = Archiver(
             cursor=destination.id,
@@ -189,7 +189,7 @@ class FilesFlow:
         self._task: asyncio.Task[None] | None = None
 
     def replace_plan(self, plan: DestinationPlan, decoder: Decoder) -> None:
-        self._plan, self._decoder = plan, decoder
+        self._plan, self._decode = plan, decode_with(decoder)
 
     async def assign(self, positions: Mapping[int, Position]) -> None:
         await self._archiver.assign(positions)
@@ -224,15 +224,8 @@ class FilesFlow:
                 await self._clock.sleep(_RETRY_S)
 
     def _evaluate(self, record: Record) -> CountKey:
-        _, event = self._decoder.decode(
-            record.partition,
-            record.offset,
-            record.sequence,
-            record.value,
-            key=record.key,
-            timestamp_ms=record.timestamp_ms,
-        )
-        hour = event.received_at_ms // 3_600_000
+        _, event = self._decode(record)
+        hour = event.received_at_ms // HOUR_MS
         match self._plan.evaluate(event):
             case Send():
                 return CountKey(event.source_id, hour, DELIVERED)

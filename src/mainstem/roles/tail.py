@@ -14,6 +14,7 @@ from rich.text import Text
 from mainstem.clock import Clock
 from mainstem.events.canonical import Event
 from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.reading import decode_with
 from mainstem.stream.base import OffsetGone, Stream
 
 _WAIT_S: Final = 1.0
@@ -30,7 +31,7 @@ class EventTail:
     def __init__(self, stream: Stream, clock: Clock) -> None:
         self._stream = stream
         self._clock = clock
-        self._decoder = Decoder(())
+        self._decode = decode_with(Decoder(()))
         self.seen = 0
         """Events appended since the tail began, those it skipped included."""
 
@@ -55,13 +56,7 @@ class EventTail:
                 for record in records:
                     positions[partition] = record.offset + 1
                     self.seen += 1
-                    yield self._decoder.decode(
-                        partition,
-                        record.offset,
-                        record.sequence,
-                        record.value,
-                        timestamp_ms=record.timestamp_ms,
-                    )[1]
+                    yield self._decode(record)[1]
 
 
 def describe(event: Event) -> str:
