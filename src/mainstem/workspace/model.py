@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from mainstem.secret import Secret
+
 Share = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -36,6 +38,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     user_agent_enrichment: bool = False
     bots: Literal["pass", "flag", "drop"] = "pass"
     """What is done with events of known crawlers: nothing, `context.isBot = true`, or filtered by rule `bot`."""
+    edge: tuple[str, ...] = ()
+    """Ids of ready-made transformations that run in the gateway, before the event touches the disk (PII policies)."""
 
     def __repr__(self) -> str:
         """Name the source; its write keys let anybody send in its name, so they are not shown."""
@@ -95,6 +99,65 @@ class ConsentRule(msgspec.Struct, frozen=True, kw_only=True):
     """The ids of the consents."""
 
 
+class TransformationLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one sandbox."""
+
+    batch_events: AtLeastOne = 100
+    """Events handed over at once at most."""
+    timeout_s: Seconds = 4.0
+    """For one batch; an event that alone takes longer fails. Waiting for `fetch` counts."""
+    memory_mb: Annotated[int, msgspec.Meta(ge=16, le=4096)] = 128
+    """For the code's own data; the sandbox itself comes on top."""
+
+
+class CodeLibrary(msgspec.Struct, frozen=True, kw_only=True):
+    """Code that transformations import by name."""
+
+    name: str
+    """What stands behind `from`: `import { f } from "name"`."""
+    code: str
+    language: Literal["javascript", "python"] = "javascript"
+    version: str = ""
+
+
+class Transformation(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable version of a transformation: user code, or a ready-made one with its settings."""
+
+    id: str
+    """`NAME@VERSION`; unique in the workspace, what connections and destinations refer to."""
+    name: str
+    """Shown in the books: `dropped by transformation NAME`."""
+    version: str
+    """Changes with the code, its libraries and its settings."""
+    kind: Literal["javascript", "python", "ready"]
+    code: str = ""
+    """The user's code; empty when ready-made."""
+    code_version: Literal["0", "1"] = "1"
+    """0: RudderStack's legacy JavaScript, `function transform(events)`."""
+    libraries: tuple[CodeLibrary, ...] = ()
+    ready: str = ""
+    """The ready-made transformation's name in `transformations.ready.catalog`."""
+    settings: Any = None
+    """Ready-made: its own settings struct, validated. Code: the mapping passed as `settings` to Segment's functions."""
+    credentials: Mapping[str, Secret] = {}
+    """What `getCredential(key)` tells the code."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts that `fetch` may reach (exact names, or `*.example.com`); empty = `fetch` always fails."""
+    geolocation: bool = False
+    """Whether `geolocation(ip)` answers, from the operator's GeoIP database."""
+    seeded: bool = True
+    """Whether random numbers and the clock inside come from the event, so that replay and dry run repeat exactly."""
+    limits: TransformationLimits = TransformationLimits()
+
+    def __repr__(self) -> str:
+        """Name it; settings may hold a salt."""
+        return f"Transformation(id={self.id!r}, kind={self.kind!r})"
+
+    def __rich_repr__(self) -> Any:
+        yield "id", self.id
+        yield "kind", self.kind
+
+
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a destination is delivered to."""
 
@@ -150,6 +213,8 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     consent: tuple[ConsentRule, ...] = ()
     one_trust_categories: tuple[str, ...] = ()
     ketch_purposes: tuple[str, ...] = ()
+    transformations: tuple[str, ...] = ()
+    """Ids of transformations, in order, for the events of every source; after the connection's own."""
     delivery: DeliveryPolicy = DeliveryPolicy()
     start: str = "latest"
     """Where a new destination begins: `latest`, `earliest`, or an ISO 8601 time of receivedAt."""
@@ -171,6 +236,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     destination_id: str
     enabled: bool = True
     filters: tuple[Filter, ...] = ()
+    transformations: tuple[str, ...] = ()
+    """Ids of transformations, in order."""
 
 
 class Workspace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -183,6 +250,8 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     sources: tuple[Source, ...] = ()
     destinations: tuple[Destination, ...] = ()
     connections: tuple[Connection, ...] = ()
+    transformations: tuple[Transformation, ...] = ()
+    """Every version that something refers to."""
     suppressed_user_ids: frozenset[str] = frozenset()
     """Events of these users are filtered by rule `suppressed`, everywhere."""
 
@@ -208,6 +277,10 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Return the destination's connections in the document's order."""
         return self._to.get(destination_id, ())
 
+    def transformation(self, transformation_id: str) -> Transformation | None:
+        """Return that version, or None."""
+        return self._transformations.get(transformation_id)
+
     def connection(self, source_id: str, destination_id: str) -> Connection | None:
         """Return the connection between the two, or None."""
         return self._pairs.get((source_id, destination_id))
@@ -223,6 +296,10 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def _destinations(self) -> dict[str, Destination]:
         return {destination.id: destination for destination in self.destinations}
+
+    @cached_property
+    def _transformations(self) -> dict[str, Transformation]:
+        return {item.id: item for item in self.transformations}
 
     @cached_property
     def _pairs(self) -> dict[tuple[str, str], Connection]:

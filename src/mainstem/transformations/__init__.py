@@ -1,0 +1,1 @@
+"""Transformations: what a company changes in its events between routing and mapping, after the app has shipped."""

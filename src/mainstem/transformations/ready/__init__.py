@@ -1,0 +1,1 @@
+"""Ready-made transformations: trusted code with typed settings, used without writing code."""

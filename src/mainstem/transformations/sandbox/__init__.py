@@ -1,0 +1,1 @@
+"""Where user code runs: one process a version, behind Landlock, seccomp and rlimits."""
