@@ -92,30 +92,44 @@ def check_config(type_name: str, raw: Mapping[str, Any]) -> ConfigResult:
         close = difflib.get_close_matches(type_name.upper(), names(), n=1)
         hint = f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(names())}"
         return ConfigResult(errors=(("type", f"no destination type `{type_name}`{hint}"),))
-    # RudderStack's dashboard saves settings left empty as null.
-    plain = {key: value for key, value in _plain(raw).items() if value is not None}
-    fields = {field.encode_name: field for field in msgspec.structs.fields(spec.config)}
-    warnings = [
-        (key, _unknown_key(key, fields)) for key in plain if key not in fields and key not in _COMMON_KEYS
+    warnings = tuple(item for item in unknown_settings(spec.config, raw) if item[0] not in _COMMON_KEYS)
+    result = check_settings(spec.config, raw)
+    return msgspec.structs.replace(result, warnings=warnings + result.warnings)
+
+
+def unknown_settings(struct: type[msgspec.Struct], raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (key, text) for each setting that the struct has no field for; the text suggests the nearest."""
+    known = [field.encode_name for field in msgspec.structs.fields(struct)]
+    return [
+        (key, _unknown_key(key, known))
+        for key, value in raw.items()
+        if value is not None and key not in known
     ]
-    given = {key: value for key, value in plain.items() if key in fields}
+
+
+def check_settings(struct: type[msgspec.Struct], raw: Mapping[str, Any]) -> ConfigResult:
+    """Return the struct that settings are, or every problem found in them; unknown keys are passed over.
+
+    A value that is null counts as not given: RudderStack's dashboard saves settings left empty so.
+    """
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    given = {key: value for key, value in _plain(raw).items() if key in fields and value is not None}
     errors = [problem for key, value in given.items() if (problem := _field_error(fields[key], value))]
     errors += [
         (name, "is missing; it is required")
         for name, field in fields.items()
         if field.required and name not in given
     ]
-    if not errors:
-        try:
-            config = msgspec.convert(given, spec.config, strict=False, dec_hook=_to_secret)
-        except msgspec.ValidationError as error:
-            # What concerns several settings, from the struct's own check.
-            errors.append(_of_its_field(str(error)))
-        else:
-            if isinstance(config, _Warns):
-                warnings.extend(config.warnings())
-            return ConfigResult(config=config, warnings=tuple(warnings))
-    return ConfigResult(errors=tuple(errors), warnings=tuple(warnings))
+    if errors:
+        return ConfigResult(errors=tuple(errors))
+    try:
+        config = msgspec.convert(given, struct, strict=False, dec_hook=_to_secret)
+    except msgspec.ValidationError as error:
+        # What concerns several settings, from the struct's own check.
+        return ConfigResult(errors=(_of_its_field(str(error)),))
+    return ConfigResult(
+        config=config, warnings=tuple(config.warnings()) if isinstance(config, _Warns) else ()
+    )
 
 
 @runtime_checkable
