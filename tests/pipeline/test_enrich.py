@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from mainstem.events.canonical import Event
+from mainstem.events.geo import GeoDatabase
 from mainstem.events.stored import StoredEvent, encode_stored
 from mainstem.pipeline.decode import Decoder
-from mainstem.pipeline.steps.enrich import GeoDatabase
 from mainstem.workspace.model import Source
 from tests.pipeline.mmdb import write_mmdb
 

@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from mainstem.events.canonical import Event, canonical_event
+from mainstem.events.geo import GeoDatabase
 from mainstem.events.stored import REJECTED, StoredEvent, decode_stored
-from mainstem.pipeline.steps.enrich import Enrich, GeoDatabase, compile_enrichment
+from mainstem.pipeline.steps.enrich import Enrich, compile_enrichment
 from mainstem.workspace.model import Source
 
 DAMAGED: Final = "damaged record"

@@ -26,7 +26,7 @@ from mainstem.workspace.model import Destination, Workspace, WorkspaceSource
 from mainstem.workspace.open import open_workspace
 
 if TYPE_CHECKING:
-    from mainstem.pipeline.steps.enrich import GeoDatabase
+    from mainstem.events.geo import GeoDatabase
 
 
 def guard_of(settings: Settings) -> AddressGuard:
@@ -88,7 +88,7 @@ def open_geo(settings: Settings, stack: AsyncExitStack) -> "GeoDatabase | None":
     if not settings.geoip_database:
         return None
     # Its user-agent tables take a tenth of a second to import, and gateways have no use for them.
-    from mainstem.pipeline.steps.enrich import GeoDatabase
+    from mainstem.events.geo import GeoDatabase
 
     try:
         database = GeoDatabase(Path(settings.geoip_database))

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from mainstem.clock import Clock
 from mainstem.errors import MainstemError, SettingsError
+from mainstem.events.geo import GeoDatabase
 from mainstem.ledger.base import Ledger
 from mainstem.pipeline.decode import Decoder
-from mainstem.pipeline.steps.enrich import GeoDatabase
 from mainstem.roles.books import is_flow, read_all_books
 from mainstem.roles.explain import explain_message
 from mainstem.roles.ops import Health, Operations, OperationsServer

@@ -13,12 +13,12 @@ import msgspec
 
 from mainstem.destinations.catalog import find_spec
 from mainstem.errors import MainstemError
+from mainstem.events.geo import GeoDatabase
 from mainstem.ledger.base import LedgerError
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.errors import PlanInvalid
 from mainstem.pipeline.plan import DestinationPlan, compile_plan
 from mainstem.pipeline.reading import decode_with
-from mainstem.pipeline.steps.enrich import GeoDatabase
 from mainstem.roles.flows import Flow, Surroundings, open_flow
 from mainstem.roles.replays import ReplayDesk, is_replay
 from mainstem.roles.rooms import ensure_cursors

@@ -14,7 +14,7 @@ from mainstem.roles.worker import Worker
 from mainstem.settings import Settings
 
 if TYPE_CHECKING:
-    from mainstem.pipeline.steps.enrich import GeoDatabase
+    from mainstem.events.geo import GeoDatabase
 
 
 class WorkerRole:

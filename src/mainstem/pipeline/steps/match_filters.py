@@ -7,17 +7,14 @@ right, instead of vanishing among those filtered on purpose.
 """
 
 from collections.abc import Callable
-from typing import Final
 
 from mainstem.events.canonical import Event
+from mainstem.events.names import NAMED_TYPES, name_matcher
+from mainstem.events.sampling import in_sample, threshold_of
 from mainstem.pipeline.outcome import Dead, Filtered
 from mainstem.pipeline.steps import Step
-from mainstem.pipeline.steps.sample import in_sample, threshold_of
 from mainstem.pipeline.where import Failed, Missing, Where
 from mainstem.workspace.model import Filter
-
-NAMED_TYPES: Final = frozenset(("track", "page", "screen"))
-"""Types that have an event name; allow and deny lists concern no others."""
 
 
 def compile_filter(rule: Filter) -> tuple[Step, ...]:
@@ -39,35 +36,6 @@ def compile_filter(rule: Filter) -> tuple[Step, ...]:
     if rule.where:
         steps.append(_where(label, Where(rule.where)))
     return tuple(steps)
-
-
-def name_matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    """Return a test for event names: equal to one of the patterns, where `*` stands for any text.
-
-    Case and spaces count. It takes time linear in the name for each pattern: no regex is involved.
-    """
-    exact = frozenset(pattern for pattern in patterns if "*" not in pattern)
-    globs = tuple(tuple(pattern.split("*")) for pattern in patterns if "*" in pattern)
-    if not globs:
-        return exact.__contains__
-
-    def matches(name: str) -> bool:
-        return name in exact or any(_glob(parts, name) for parts in globs)
-
-    return matches
-
-
-def _glob(parts: tuple[str, ...], name: str) -> bool:
-    first, *middle, last = parts
-    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
-        return False
-    at, end = len(first), len(name) - len(last)
-    for part in middle:
-        found = name.find(part, at, end)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
 
 
 def _types(label: str, types: frozenset[str]) -> Step:
@@ -100,7 +68,8 @@ def _sample(label: str, percent: float) -> Step:
     outside = Filtered(label, f"outside the sample of {percent:g} %")
 
     def match_sample(event: Event) -> Filtered | None:
-        return None if in_sample(event, threshold) else outside
+        passes = in_sample(event.user_id, event.anonymous_id, event.message_id, threshold)
+        return None if passes else outside
 
     return match_sample
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from mainstem.events.canonical import Event
-from mainstem.pipeline.steps.sample import in_sample, threshold_of
+from mainstem.events.sampling import in_sample, threshold_of
 from tests.pipeline.world import event
 
 PINNED = ["user-79", "user-83", "user-92"]
@@ -15,9 +15,13 @@ def users(count: int) -> Sequence[Event]:
     return [event({"userId": f"user-{number}", "messageId": f"m-{number}"}) for number in range(count)]
 
 
+def passes(one: Event, threshold: int) -> bool:
+    return in_sample(one.user_id, one.anonymous_id, one.message_id, threshold)
+
+
 def sampled(events: Sequence[Event], percent: float) -> set[str]:
     threshold = threshold_of(percent)
-    return {one.user_id for one in events if in_sample(one, threshold)}
+    return {one.user_id for one in events if passes(one, threshold)}
 
 
 @pytest.mark.parametrize("percent", [1.0, 10.0, 50.0, 90.0])
@@ -49,12 +53,12 @@ def test_the_same_users_whatever_the_source_the_message_or_the_time() -> None:
 def test_without_a_user_id_the_anonymous_id_counts_and_without_both_the_message() -> None:
     threshold = threshold_of(50.0)
 
-    def passes(**ids: str | None) -> bool:
-        return in_sample(event({"userId": None, **ids}), threshold)
+    def chosen(**ids: str | None) -> bool:
+        return passes(event({"userId": None, **ids}), threshold)
 
-    by_user = [passes(userId=f"{n}", anonymousId="same") for n in range(64)]
-    assert by_user == [passes(anonymousId=f"{n}") for n in range(64)]
-    assert by_user == [passes(messageId=f"{n}") for n in range(64)]
+    by_user = [chosen(userId=f"{n}", anonymousId="same") for n in range(64)]
+    assert by_user == [chosen(anonymousId=f"{n}") for n in range(64)]
+    assert by_user == [chosen(messageId=f"{n}") for n in range(64)]
     assert {True, False} == set(by_user)
 
 

@@ -1,4 +1,4 @@
-"""Sample: a share of the users, always the same ones.
+"""Sampling: a share of the users, always the same ones. For connections' filters and for transformations.
 
 The hash is XXH3-64 of a fixed salt and the userId, else the anonymousId, else the messageId. No source, no
 destination and no time goes into it: the same 10 % of users pass every 10 % sample of every connection, and
@@ -9,8 +9,6 @@ from typing import Final
 
 import xxhash
 
-from mainstem.events.canonical import Event
-
 _SALT: Final = b"mainstem-sample-v1\x00"
 _RANGE: Final = 1 << 64
 
@@ -20,8 +18,8 @@ def threshold_of(percent: float) -> int:
     return round(min(max(percent, 0.0), 100.0) / 100 * _RANGE)
 
 
-def in_sample(event: Event, threshold: int) -> bool:
-    """Tell whether the event's user is in the sample."""
-    who = event.user_id or event.anonymous_id or event.message_id
+def in_sample(user_id: str, anonymous_id: str, message_id: str, threshold: int) -> bool:
+    """Tell whether the user with these ids (empty = absent) is in the sample."""
+    who = user_id or anonymous_id or message_id
     # surrogatepass: an id with half a character is odd, but it is still one person's.
     return xxhash.xxh3_64_intdigest(_SALT + who.encode("utf-8", "surrogatepass")) < threshold

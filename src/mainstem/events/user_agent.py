@@ -1,6 +1,10 @@
 """The User-Agent, parsed: ua-parser (uap-core's regexes in Rust) behind one small cache.
 
 A line of text that clients choose, so it is cut before it is parsed and the cache is bounded.
+
+Bots are the crawlers of the uap-core list (device family `Spider`: search engines, link previews, uptime
+checks, AI crawlers; https://github.com/ua-parser/uap-core) and browsers driven without a screen
+(HeadlessChrome, PhantomJS). A client that lies about itself is not recognised.
 """
 
 from functools import lru_cache
@@ -9,6 +13,7 @@ from typing import Any, Final
 import ua_parser
 
 MAX_CHARACTERS: Final = 1024
+_HEADLESS: Final = frozenset(("HeadlessChrome", "PhantomJS"))
 
 
 @lru_cache(4096)
@@ -33,3 +38,19 @@ def described(user_agent: str) -> dict[str, Any]:
         device = {"name": result.device.family, "brand": result.device.brand, "model": result.device.model}
         description["device"] = {key: value for key, value in device.items() if value is not None}
     return description
+
+
+@lru_cache(4096)
+def _bot(user_agent: str) -> str:
+    result = parsed(user_agent)
+    browser = result.user_agent.family if result.user_agent else ""
+    if result.device is not None and result.device.family == "Spider":
+        return browser or "Spider"
+    return browser if browser in _HEADLESS else ""
+
+
+def bot_name(user_agent: Any) -> str:
+    """Return the bot's name, empty if it isn't one (or if this is no User-Agent at all)."""
+    if not isinstance(user_agent, str) or not user_agent:
+        return ""
+    return _bot(user_agent[:MAX_CHARACTERS])
