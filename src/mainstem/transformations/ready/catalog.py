@@ -16,7 +16,24 @@ from mainstem.transformations.base import Change
 from mainstem.transformations.ready.base import NO_TOOLS, ReadySpec, TextChange, Tools
 from mainstem.workspace.model import Transformation
 
-_OURS: Final[Mapping[str, str]] = {}
+_OURS: Final[Mapping[str, str]] = {
+    "add_geo": "mainstem.transformations.ready.enrich:ADD_GEO",
+    "change_event_type": "mainstem.transformations.ready.event_type:CHANGE_EVENT_TYPE",
+    "drop_bots": "mainstem.transformations.ready.choose:DROP_BOTS",
+    "drop_event_names": "mainstem.transformations.ready.choose:DROP_EVENT_NAMES",
+    "email_domain_allow_list": "mainstem.transformations.ready.choose:EMAIL_DOMAIN_ALLOW_LIST",
+    "email_domain_deny_list": "mainstem.transformations.ready.choose:EMAIL_DOMAIN_DENY_LIST",
+    "flatten_fields": "mainstem.transformations.ready.fields:FLATTEN_FIELDS",
+    "join_name": "mainstem.transformations.ready.names:JOIN_NAME",
+    "keep_event_names": "mainstem.transformations.ready.choose:KEEP_EVENT_NAMES",
+    "normalise_currency": "mainstem.transformations.ready.currency:NORMALISE_CURRENCY",
+    "parse_user_agent": "mainstem.transformations.ready.enrich:PARSE_USER_AGENT",
+    "remove_nulls": "mainstem.transformations.ready.fields:REMOVE_NULLS",
+    "rename_fields": "mainstem.transformations.ready.fields:RENAME_FIELDS",
+    "sample_users": "mainstem.transformations.ready.choose:SAMPLE_USERS",
+    "set_fields": "mainstem.transformations.ready.fields:SET_FIELDS",
+    "split_name": "mainstem.transformations.ready.names:SPLIT_NAME",
+}
 
 
 @cache
