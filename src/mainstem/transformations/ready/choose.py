@@ -92,7 +92,7 @@ def _domain_matcher(domains: tuple[str, ...]) -> Callable[[str], bool]:
 def _name(message: dict[str, Any]) -> str | None:
     """Return the event's name, None for types that have none."""
     kind = message.get("type")
-    if kind not in NAMED_TYPES:
+    if not isinstance(kind, str) or kind not in NAMED_TYPES:
         return None
     name = message.get("event") if kind == "track" else message.get("name")
     return name if isinstance(name, str) else ""

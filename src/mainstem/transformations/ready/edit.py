@@ -9,12 +9,27 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mainstem.destinations.paths import MISSING, Json, PathInvalid, Step, compile_read, parse_path, wildcards
+from mainstem.transformations.base import About, Change, Failed, Result
 
 Update = Callable[[Json], Json]
 """Takes what is at the path (MISSING: nothing); returns what is to be there (MISSING: nothing)."""
 
 Edit = Callable[[dict[str, Any], Update], dict[str, Any]]
 """Returns the message with the update done at each place of a path; the very same message if nothing changed."""
+
+
+def bounded(change: Change) -> Change:
+    """Return the change with what Python itself can't follow (depth, digits of a number) as Failed."""
+
+    def bounded_change(message: dict[str, Any], about: About) -> Result:
+        try:
+            return change(message, about)
+        except RecursionError:
+            return Failed("the event is nested too deeply")
+        except (OverflowError, ValueError) as error:
+            return Failed(f"the event holds a value that can't be written: {error}"[:500])
+
+    return bounded_change
 
 
 def check_path(setting: str, text: str, *, one: bool = False) -> None:

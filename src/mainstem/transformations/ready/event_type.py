@@ -11,6 +11,7 @@ from mainstem.events.canonical import id_text
 from mainstem.events.names import NAMED_TYPES, name_matcher
 from mainstem.transformations.base import About, Change, Failed, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools
+from mainstem.transformations.ready.edit import bounded
 
 Type = Literal["track", "identify", "page", "screen", "group"]
 _WITH_TRAITS: Final = frozenset(("identify", "group"))
@@ -57,7 +58,7 @@ def _make(settings: ChangeEventTypeSettings, _: Tools) -> Change:
 
     def change_event_type(message: dict[str, Any], _: About) -> Result:
         kind = message.get("type")
-        if kind not in settings.types:
+        if not isinstance(kind, str) or kind not in settings.types:
             return Kept((message,))
         name = (
             message.get("event") if kind == "track" else message.get("name") if kind in NAMED_TYPES else None
@@ -85,7 +86,7 @@ def _make(settings: ChangeEventTypeSettings, _: Tools) -> Change:
             changed[to_key] = {**moved, **own} if isinstance(own, dict) else moved
         return Kept((changed,))
 
-    return change_event_type
+    return bounded(change_event_type)
 
 
 CHANGE_EVENT_TYPE: Final = ReadySpec(

@@ -8,11 +8,16 @@ import msgspec
 from mainstem.destinations.body import json_bytes
 from mainstem.destinations.paths import MISSING, Json, PathInvalid, compile_read, parse_path
 from mainstem.destinations.templates import compile_tree
-from mainstem.transformations.base import About, Change, Failed, Kept, Result
+from mainstem.transformations.base import About, Change, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools
-from mainstem.transformations.ready.edit import check_path, check_writable, compile_edit, put, without
-
-_TOO_DEEP: Final = Failed("the event is nested too deeply")
+from mainstem.transformations.ready.edit import (
+    bounded,
+    check_path,
+    check_writable,
+    compile_edit,
+    put,
+    without,
+)
 
 
 class RenameFieldsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +134,7 @@ def _make_set(settings: SetFieldsSettings, _: Tools) -> Change:
                 changed = put(changed, edit, value)
         return Kept((changed,))
 
-    return set_fields
+    return bounded(set_fields)
 
 
 def _make_remove_nulls(settings: RemoveNullsSettings, _: Tools) -> Change:
@@ -156,17 +161,14 @@ def _make_remove_nulls(settings: RemoveNullsSettings, _: Tools) -> Change:
         return MISSING if settings.empty_objects and not kept else kept
 
     def remove_nulls(message: dict[str, Any], _: About) -> Result:
-        try:
-            if not edits:
-                kept = {key: new for key, item in message.items() if (new := clear(item)) is not MISSING}
-                return Kept((kept,))
-            for edit in edits:
-                message = edit(message, lambda value: value if value is MISSING else clear(value))
-        except RecursionError:
-            return _TOO_DEEP
+        if not edits:
+            kept = {key: new for key, item in message.items() if (new := clear(item)) is not MISSING}
+            return Kept((kept,))
+        for edit in edits:
+            message = edit(message, lambda value: value if value is MISSING else clear(value))
         return Kept((message,))
 
-    return remove_nulls
+    return bounded(remove_nulls)
 
 
 def _make_flatten(settings: FlattenFieldsSettings, _: Tools) -> Change:
@@ -182,7 +184,7 @@ def _make_flatten(settings: FlattenFieldsSettings, _: Tools) -> Change:
     def flatten_fields(message: dict[str, Any], _: About) -> Result:
         return Kept((edit(message, flatten),))
 
-    return flatten_fields
+    return bounded(flatten_fields)
 
 
 def _flatten(
@@ -247,5 +249,4 @@ FLATTEN_FIELDS: Final = ReadySpec(
     group="shape",
     settings=FlattenFieldsSettings,
     make=_make_flatten,
-    idempotent=True,
 )
