@@ -1,0 +1,71 @@
+"""A time limit that ends user code from inside: a signal whose handler raises, so that one event fails cleanly.
+
+Python runs signal handlers between bytecodes, and the loops of `re` look for them too. What never comes back to
+the interpreter (a huge `pow`), or code that swallows what is raised, is ended by the parent's kill instead.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+_AGAIN_S: Final = 0.05
+"""How soon it is raised once more: Python drops what is raised in a destructor, and code may swallow it."""
+
+
+class TookTooLong(BaseException):
+    """The code's time is up. No `Exception`, so that `except Exception` doesn't swallow it."""
+
+
+class Deadline:
+    """The only user of SIGALRM in the process; for its main thread."""
+
+    def __init__(self) -> None:
+        self._guarded = False
+        self.passed = False
+        """Whether the time was up since the last `start`."""
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def start(self, after_s: float) -> None:
+        """Let it be raised in guarded code from `after_s` seconds on, until `stop`."""
+        self.passed = False
+        signal.setitimer(signal.ITIMER_REAL, after_s, _AGAIN_S)
+
+    def stop(self) -> None:
+        """Raise no more."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def enter(self) -> None:
+        """User code begins: from here on `TookTooLong` may be raised at any bytecode.
+
+        Raises:
+            TookTooLong: the time is up already.
+        """
+        self._guarded = True
+        if self.passed:
+            raise TookTooLong
+
+    def leave(self) -> None:
+        """User code ended; what follows is not interrupted."""
+        self._guarded = False
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """While the parent is spoken to: a frame is never left half read.
+
+        Raises:
+            TookTooLong: at its end, when the time was up meanwhile.
+        """
+        was, self._guarded = self._guarded, False
+        try:
+            yield
+        finally:
+            self._guarded = was
+        if was and self.passed:
+            raise TookTooLong
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        self.passed = True
+        if self._guarded:
+            raise TookTooLong
