@@ -11,10 +11,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from mainstem.destinations.paths import MISSING, Json, compile_read, parse_path
+from mainstem.destinations.paths import MISSING, Json, compile_read, parse_path, without_gaps
 from mainstem.transformations.base import About, Change, Dropped, Failed, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools
-from mainstem.transformations.ready.edit import Update, check_path, check_writable, compile_edit, put
+from mainstem.transformations.ready.edit import Update, bounded, check_path, check_writable, compile_edit, put
 
 _TWO_DIGITS: Final = (
     "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE "
@@ -35,7 +35,7 @@ DIGITS: Final = {
 """How many digits behind the point an amount of a currency has."""
 
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,24}(\.[0-9]{1,24})?")
-_LARGEST: Final = Decimal(10) ** 24
+_LARGEST: Final = 10**24
 _EXACT: Final = Context(prec=120, rounding=ROUND_HALF_EVEN)
 
 
@@ -79,6 +79,8 @@ class NormaliseCurrencySettings(msgspec.Struct, frozen=True, kw_only=True, forbi
             raise ValueError("`amounts` is empty; name at least one field")
         for path in self.amounts:
             check_path("amounts", path)
+            if self.amounts.count(path) > 1:
+                raise ValueError(f"`amounts`: `{path}` is there twice; it would be converted twice")
         check_writable("currency", self.currency)
         if self.original:
             check_writable("original", self.original)
@@ -92,10 +94,10 @@ def _number(path: str, value: Json) -> Decimal:
     if isinstance(value, bool):
         raise _NotConvertible(f"`{path}` is a boolean, not an amount")
     if isinstance(value, int | float):
-        # By its shortest decimal form, which is what the sender wrote: 0.1 is a tenth.
-        number = Decimal(repr(value)) if abs(value) < _LARGEST else _LARGEST
-        if number.is_finite() and abs(number) < _LARGEST:
-            return number
+        # NaN and infinity are no amounts, nor is what no currency has ever been counted in.
+        if -_LARGEST < value < _LARGEST:
+            # By its shortest decimal form, which is what the sender wrote: 0.1 is a tenth.
+            return Decimal(repr(value))
     elif isinstance(value, str) and _NUMBER.fullmatch(text := value.strip()):
         return Decimal(text)
     raise _NotConvertible(f"`{path}` is not an amount")
@@ -127,7 +129,9 @@ def _make(settings: NormaliseCurrencySettings, _: Tools) -> Change:
         return Dropped() if settings.not_convertible == "drop" else Failed(why)
 
     def normalise_currency(message: dict[str, Any], _: About) -> Result:
-        given = {path: value for path, read, _edit in amounts if _has_amount(value := read(message))}
+        given = {
+            path: without_gaps(value) for path, read, _edit in amounts if _has_amount(value := read(message))
+        }
         if not given:
             return Kept((message,))
         code = currency_of(message)
@@ -149,7 +153,7 @@ def _make(settings: NormaliseCurrencySettings, _: Tools) -> Change:
             changed = put(changed, at_original, {"currency": code, "amounts": given})
         return Kept((changed,))
 
-    return normalise_currency
+    return bounded(normalise_currency)
 
 
 def _has_amount(value: Json) -> bool:
