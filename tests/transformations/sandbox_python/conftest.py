@@ -49,7 +49,12 @@ class Loaded:
         self.done: Done | None = None
 
     def raw(
-        self, events: Sequence[Mapping[str, Any]], world: World | None = None, *, seed: str = "", logs: bool = False
+        self,
+        events: Sequence[Mapping[str, Any]],
+        world: World | None = None,
+        *,
+        seed: str = "",
+        logs: bool = False,
     ) -> Any:
         messages = [{"messageId": f"m{number}", **event} for number, event in enumerate(events)]
         return self.program.run(
@@ -63,7 +68,9 @@ class Loaded:
             world or World(),
         )
 
-    def run(self, *events: Mapping[str, Any], world: World | None = None, seed: str = "", logs: bool = False) -> Any:
+    def run(
+        self, *events: Mapping[str, Any], world: World | None = None, seed: str = "", logs: bool = False
+    ) -> Any:
         """Return one item an event: a list of messages, None (dropped) or a text (failed)."""
         done = self.raw(events, world, seed=seed, logs=logs)
         assert isinstance(done, Done), done

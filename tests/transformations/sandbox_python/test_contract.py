@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from tests.transformations.sandbox_python.conftest import NOW_MS, LoadCode, World
 
 from mainstem.transformations.sandbox.child import CodeWrong
 from mainstem.transformations.sandbox.wire import Overflow
-from tests.transformations.sandbox_python.conftest import NOW_MS, LoadCode, World
 
 
 def test_a_dict_is_kept_nothing_drops_a_list_expands(load: LoadCode) -> None:
@@ -41,7 +41,9 @@ def transformEvent(event, metadata):
     ],
 )
 def test_what_is_no_event_fails_alone(load: LoadCode, returned: str, reason: str) -> None:
-    program = load(f"def transformEvent(event, metadata):\n    return {returned} if event['bad'] else event\n")
+    program = load(
+        f"def transformEvent(event, metadata):\n    return {returned} if event['bad'] else event\n"
+    )
     before, bad, after = program.run({"bad": False}, {"bad": True}, {"bad": False})
     assert reason in bad
     assert isinstance(before, list)
@@ -127,15 +129,16 @@ class Odd(Exception):
         raise RuntimeError
 
 def transformEvent(event, metadata):
-    raise {"exit": SystemExit(3), "stop": KeyboardInterrupt, "odd": Odd(), "long": ValueError("x" * 10**6)}[event["how"]]
+    errors = {"exit": SystemExit(3), "stop": KeyboardInterrupt, "odd": Odd(), "long": ValueError("x" * 10**6)}
+    raise errors[event["how"]]
 """
     how = ("exit", "stop", "odd", "long")
     exits, stops, odd, long = load(code).run(*({"how": each} for each in how))
-    assert exits == "transformEvent, line 7: SystemExit: 3"
-    assert stops == "transformEvent, line 7: KeyboardInterrupt"
-    assert odd == "transformEvent, line 7: Odd: (its text can't be made)"
+    assert exits == "transformEvent, line 8: SystemExit: 3"
+    assert stops == "transformEvent, line 8: KeyboardInterrupt"
+    assert odd == "transformEvent, line 8: Odd: (its text can't be made)"
     assert len(long) == 500
-    assert long.startswith("transformEvent, line 7: ValueError: xxx")
+    assert long.startswith("transformEvent, line 8: ValueError: xxx")
 
 
 @pytest.mark.parametrize(
@@ -143,11 +146,17 @@ def transformEvent(event, metadata):
     [
         ("def transformEvent(event, metadata)\n    return event", "line 1: SyntaxError: expected ':'"),
         ("def f():\n\tif 1:\n        return 2\n", "TabError"),
-        ("import os\ndef transformEvent(event, metadata): return event", "line 1: ModuleNotFoundError: 'os' can't be"),
+        (
+            "import os\ndef transformEvent(event, metadata): return event",
+            "line 1: ModuleNotFoundError: no 'os' here",
+        ),
         ("x = 1 / 0", "line 1: ZeroDivisionError: division by zero"),
         ("def other(): pass", "it defines neither"),
         ("transformEvent = 3", "it defines neither"),
-        ("def transformEvent(e, m): pass\ndef transformBatch(e, m): pass", "transformEvent and transformBatch"),
+        (
+            "def transformEvent(e, m): pass\ndef transformBatch(e, m): pass",
+            "transformEvent and transformBatch",
+        ),
         ("from . import x", "relative imports don't work here"),
         ("while True: pass", "took longer than 0.2 s"),
         ("raise SystemExit", "line 1: SystemExit"),
@@ -245,7 +254,9 @@ def test_a_look_at_the_destination_is_noticed(load: LoadCode, look: str, seen: b
 
 
 def test_metadata_that_is_kept_is_whole_and_noticed(load: LoadCode) -> None:
-    program = load("def transformEvent(event, metadata):\n    event['meta'] = metadata(event)\n    return event\n")
+    program = load(
+        "def transformEvent(event, metadata):\n    event['meta'] = metadata(event)\n    return event\n"
+    )
     assert program.one()["meta"] == {
         "sourceId": "web",
         "sourceName": "Web shop",
@@ -257,7 +268,9 @@ def test_metadata_that_is_kept_is_whole_and_noticed(load: LoadCode) -> None:
     assert program.done is not None
     assert program.done.saw_destination
 
-    program = load("KEPT = []\ndef transformEvent(event, metadata):\n    KEPT.append(metadata(event))\n    return event\n")
+    program = load(
+        "KEPT = []\ndef transformEvent(event, metadata):\n    KEPT.append(metadata(event))\n    return event\n"
+    )
     program.one()
     assert program.done is not None
     assert program.done.saw_destination
@@ -266,7 +279,9 @@ def test_metadata_that_is_kept_is_whole_and_noticed(load: LoadCode) -> None:
 def test_metadata_has_only_the_keys_that_there_are(load: LoadCode) -> None:
     program = load("def transformEvent(event, metadata):\n    return {'x': metadata(event)['sourceType']}\n")
     assert program.one() == "transformEvent, line 2: KeyError: 'sourceType'"
-    program = load("def transformEvent(event, metadata):\n    return {'x': metadata(event)['destinationTag']}\n")
+    program = load(
+        "def transformEvent(event, metadata):\n    return {'x': metadata(event)['destinationTag']}\n"
+    )
     assert program.one() == "transformEvent, line 2: KeyError: 'destinationTag'"
 
 
@@ -307,9 +322,9 @@ def transformEvent(event, metadata):
 def test_credentials(load: LoadCode) -> None:
     code = """
 def transformEvent(event, metadata):
-    return {"there": getCredential("token"), "empty": getCredential("empty"), "not": getCredential("x"), "n": getCredential(4)}
+    return {"all": [getCredential(key) for key in ("token", "empty", "not there", 4)]}
 """
-    assert load(code).one() == {"there": "very-secret", "empty": "", "not": None, "n": None}
+    assert load(code).one() == {"all": ["very-secret", "", None, None]}
     code = "def transformEvent(event, metadata):\n    raise ValueError(getCredential('token'))\n"
     assert load(code).one() == "transformEvent, line 2: ValueError: ***"
     assert "TypeError" in load("def transformEvent(event, metadata):\n    getCredential()\n").one()
@@ -346,7 +361,10 @@ def transformBatch(events, metadata):
     return kept + [{"userId": "u2", "sum": 3}, {"anonymousId": "a3"}, {"nobody": True}]
 """
     results = load(code).run(
-        {"n": 0, "userId": "u0"}, {"n": 1, "userId": "u1"}, {"n": 2, "userId": "u2"}, {"n": 3, "anonymousId": "a3"}
+        {"n": 0, "userId": "u0"},
+        {"n": 1, "userId": "u1"},
+        {"n": 2, "userId": "u2"},
+        {"n": 3, "anonymousId": "a3"},
     )
     assert [[each.get("n", each) for each in result] if result else result for result in results] == [
         [0, {"nobody": True}],
@@ -362,8 +380,17 @@ def transformBatch(events, metadata):
     return [{**event, "price": event["price"] * 2} for event in events]
 """
     results = load(code).run(*({"price": n} if n != 3 else {} for n in range(7)))
-    assert results[3] == "transformBatch, line 3: KeyError: 'price'" or results[3].endswith("KeyError: 'price'")
-    assert [result[0]["price"] for number, result in enumerate(results) if number != 3] == [0, 2, 4, 8, 10, 12]
+    assert results[3] == "transformBatch, line 3: KeyError: 'price'" or results[3].endswith(
+        "KeyError: 'price'"
+    )
+    assert [result[0]["price"] for number, result in enumerate(results) if number != 3] == [
+        0,
+        2,
+        4,
+        8,
+        10,
+        12,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -473,5 +500,7 @@ def test_what_reads_machine_and_files_is_not_there(load: LoadCode) -> None:
 
 
 def test_the_clock_is_the_events(load: LoadCode) -> None:
-    program = load("import time\ndef transformEvent(event, metadata):\n    return {'t': time.time_ns() // 10**6}\n")
+    program = load(
+        "import time\ndef transformEvent(event, metadata):\n    return {'t': time.time_ns() // 10**6}\n"
+    )
     assert program.run({}, {}) == [[{"t": NOW_MS}], [{"t": NOW_MS + 1}]]

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Final
 
 MODULES: Final = (
-    *("__future__", "abc", "array", "base64", "binascii", "bisect", "calendar", "cmath", "collections"),
+    *("__future__", "abc", "base64", "binascii", "bisect", "calendar", "collections"),
     *(
         "collections.abc",
         "colorsys",
@@ -66,7 +66,9 @@ MODULES: Final = (
 )
 """Handed out as they are. `seeded.MODULES`, `requests`, `urllib` and `io` come on top, made here."""
 
-_LATER: Final = ("_strptime", "encodings.idna", "encodings.punycode")
+_INNER: Final = ("_strptime", "copyreg")
+"""What functions written in C import when they are called, by way of the caller's `__import__`, which is ours."""
+_LATER: Final = (*_INNER, "encodings.idna", "encodings.punycode")
 """What the standard library imports only when it is needed, which is too late."""
 _ENCODINGS: Final = (
     *(
@@ -120,7 +122,9 @@ class Importer:
         on_random: Callable[[], None],
     ) -> None:
         """`made` are modules of ours, by full name; a library's name goes before any module's."""
-        self._modules = {**{name: importlib.import_module(name) for name in MODULES}, "io": _io(), **made}
+        self._modules = {name: importlib.import_module(name) for name in MODULES}
+        self._modules.update(made, io=_io())
+        self._inner = {name: importlib.import_module(name) for name in _INNER}
         self._modules["urllib"] = _package("urllib", parse=self._modules["urllib.parse"])
         self._library_names = frozenset(library_names)
         self._load_library = load_library
@@ -144,19 +148,19 @@ class Importer:
         top = name.partition(".")[0]
         if name in self._library_names:
             return self._load_library(name)
-        module = self._modules.get(name)
+        module = self._modules.get(name) or self._inner.get(name)
         if module is None:
             raise ModuleNotFoundError(self._refusal(name, top), name=name)
         if top in _RANDOM:
             self._on_random()
-        return module if fromlist else self._modules[top]
+        return module if fromlist or name in self._inner else self._modules[top]
 
     def _refusal(self, name: str, top: str) -> str:
         if top in ("urllib", "http", "urllib3", "aiohttp", "httpx", "socket"):
             return f"'{name}' can't be imported here; for HTTP there is 'requests'"
         tops = sorted({each.partition(".")[0] for each in self._modules} - {"__future__"})
         libraries = ", ".join(sorted(self._library_names)) or "none"
-        return f"'{name}' can't be imported here. Libraries: {libraries}. Modules: {', '.join(tops)}"
+        return f"no '{name}' here. Modules: {', '.join(tops)}. Libraries: {libraries}"
 
 
 _RANDOM: Final = frozenset({"random", "secrets", "uuid"})
