@@ -8,7 +8,8 @@ import cel
 import msgspec
 
 from mainstem.secret import Secret
-from mainstem.workspace.checks import Checks, ConfigCheck, revealed
+from mainstem.workspace.beside import NOTHING_BESIDE, Beside
+from mainstem.workspace.checks import Checks, ConfigCheck, ReadyCheck, revealed
 from mainstem.workspace.errors import Problem, WorkspaceInvalid
 from mainstem.workspace.report import Parsed
 from mainstem.workspace.yaml_file import parse_yaml_workspace
@@ -54,16 +55,34 @@ def check_expression(text: str) -> str | None:
     return None
 
 
-CHECKS = Checks(check_config, check_expression)
+class MaskConfig(msgspec.Struct, frozen=True, kw_only=True):
+    keys: tuple[str, ...] = ()
+    salt: Secret = Secret("")
 
 
-def parse(text: str, **env: str) -> Parsed:
-    return parse_yaml_workspace(text, origin="w.yaml", env=env, checks=CHECKS)
+def check_ready(name: str, raw: Mapping[str, Any]) -> ReadyCheck:
+    if name not in ("mask", "sample"):
+        return ReadyCheck(known=False, names=("mask", "sample"))
+    unknown = raw.keys() - {"keys", "salt"}
+    if unknown:
+        problems = tuple(
+            Problem(key, f"no such setting; salt is {raw.get('salt')}") for key in sorted(unknown)
+        )
+        return ReadyCheck(problems=problems, secret_fields=frozenset(("salt",)))
+    config = msgspec.convert(revealed(raw), MaskConfig, dec_hook=_secret)
+    return ReadyCheck(config=config, secret_fields=frozenset(("salt",)), edge=name == "mask")
 
 
-def problems(text: str, **env: str) -> list[str]:
+CHECKS = Checks(check_config, check_expression, check_ready)
+
+
+def parse(text: str, beside: Beside = NOTHING_BESIDE, /, **env: str) -> Parsed:
+    return parse_yaml_workspace(text, origin="w.yaml", env=env, checks=CHECKS, beside=beside)
+
+
+def problems(text: str, beside: Beside = NOTHING_BESIDE, /, **env: str) -> list[str]:
     try:
-        parsed = parse(text, **env)
+        parsed = parse(text, beside, **env)
     except WorkspaceInvalid as error:
         return [str(problem) for problem in error.problems]
     return [str(problem) for problem in parsed.warnings]

@@ -13,6 +13,7 @@ from mainstem.workspace.errors import WorkspaceInvalid, WorkspaceUnavailable
 from mainstem.workspace.files import FileSource
 from mainstem.workspace.last_good import write_private
 from mainstem.workspace.model import Workspace
+from tests.workspace.published_folder import publish
 from tests.workspace.support import CHECKS, document
 
 
@@ -173,3 +174,65 @@ def test_a_private_file_is_replaced_whole_or_not(tmp_path: Path) -> None:
         write_private(path, b"three", replace=False)
     assert path.read_bytes() == b"two"
     assert [item.name for item in path.parent.iterdir()] == ["f"]
+
+
+TRANSFORMED = document().replace("to: hook}", "to: hook, transformations: [mask]}") + (
+    "transformations: [{name: mask, folder: transformations/mask}]\n"
+)
+
+
+def codes(workspace: Workspace) -> list[str]:
+    return [f"{item.id} {item.code}" for item in workspace.transformations]
+
+
+async def test_a_version_published_beside_the_file_is_a_new_snapshot(tmp_path: Path) -> None:
+    folder = tmp_path / "transformations" / "mask"
+    publish(folder, 1, "// one")
+    path = tmp_path / "w.yaml"
+    path.write_text(TRANSFORMED)
+    files = source(path, tmp_path / "state")
+    first = await files.current()
+    assert codes(first) == ["mask@1 // one"]
+    changes = files.changes()
+    waiting = asyncio.ensure_future(following(changes))
+    publish(tmp_path / "made", 2, "// two").rename(folder / "versions" / "2")
+    second = await waiting
+    assert codes(second) == ["mask@2 // two"]
+    assert second.version != first.version
+    refused = count("refused")
+    waiting = asyncio.ensure_future(following(changes))
+    code = folder / "versions" / "2" / "code.js"
+    code.write_text("// edited")
+    await until_counted("refused", refused)
+    assert not waiting.done()
+    code.write_text("// two")  # as it was: nothing new
+    path.write_text(TRANSFORMED.replace("[mask]", "[mask@1]"))
+    assert codes(await waiting) == ["mask@1 // one"]
+
+
+async def test_the_last_good_copy_holds_the_code_too(tmp_path: Path) -> None:
+    folder = tmp_path / "transformations" / "mask"
+    place = publish(folder, 1, "// one")
+    path = tmp_path / "w.yaml"
+    path.write_text(TRANSFORMED)
+    await source(path, tmp_path / "state").current()
+    (place / "code.js").write_text("// edited")
+    assert codes(await source(path, tmp_path / "state").current()) == ["mask@1 // one"]
+    path.unlink()
+    folder.rename(tmp_path / "gone")
+    assert codes(await source(path, tmp_path / "state").current()) == ["mask@1 // one"]
+
+
+async def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(document())
+    files = source(path, tmp_path / "state")
+    await files.current()
+    waiting = asyncio.ensure_future(following(files.changes()))
+    refused = count("refused")
+    text = TRANSFORMED.replace("folder: transformations/mask", "file: code/mask.js")
+    path.write_text(text)
+    await until_counted("refused", refused)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mask.js").write_text("// here")
+    assert [item.code for item in (await waiting).transformations] == ["// here"]

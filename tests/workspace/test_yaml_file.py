@@ -131,7 +131,7 @@ BAD = [
     (HEAD + "surces: []", "surces (line 2): is an unknown field; did you mean 'sources'?"),
     (
         HEAD + "qqq: 1",
-        "qqq (line 2): is an unknown field; known: connections, destinations, sources, suppressed_user_ids, workspace",
+        "qqq (line 2): is an unknown field; known: connections, destinations, libraries, sources, suppressed_user_ids,",
     ),
     (HEAD + "sources: {a: b}", "sources (line 2): expected a list, got a mapping"),
     (

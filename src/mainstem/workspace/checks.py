@@ -1,7 +1,8 @@
-"""What the loaders must ask others: are a destination's settings right, is an expression right?
+"""What the loaders must ask others: are settings right (of a destination, of a ready-made transformation), is an
+expression right?
 
-`workspace/` knows no destination and no expression language (siblings never import one another), so whoever
-wires the process passes these in.
+`workspace/` knows no destination, no transformation and no expression language (siblings never import one
+another), so whoever wires the process passes these in.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,15 +32,27 @@ class ConfigCheck(msgspec.Struct, frozen=True, kw_only=True):
 ConfigValidator = Callable[[str, Mapping[str, Any]], ConfigCheck]
 """Checks the settings of a type (upper case). Values may be `Secret`: see `revealed`. Never raises."""
 
+
+class ReadyCheck(ConfigCheck, frozen=True, kw_only=True):
+    """What a ready-made transformation says about the settings it was given."""
+
+    edge: bool = False
+    """Whether it may run in the gateway, before the log."""
+
+
+ReadyValidator = Callable[[str, Mapping[str, Any]], ReadyCheck]
+"""Checks the settings of a ready-made transformation by its name, as `ConfigValidator` does."""
+
 ExpressionCheck = Callable[[str], str | None]
 """Returns what is wrong with a `where` expression, or None."""
 
 
 class Checks(msgspec.Struct, frozen=True):
-    """Both of them, as passed to every loader."""
+    """All of them, as passed to every loader."""
 
     config: ConfigValidator
     expression: ExpressionCheck
+    ready: ReadyValidator
 
 
 def revealed(value: Any) -> Any:

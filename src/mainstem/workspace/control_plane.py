@@ -9,6 +9,9 @@ answers 200 with the document (and an `ETag`), or 304 when nothing changed. A se
 (RFC 7240) holds the request until something changes; one that does not is asked again after the interval.
 The last good document is kept on disk with its ETag; the data plane starts and runs from that copy alone.
 
+The code of RudderStack's transformations, which its document names by version, is asked for at the same place
+(`code_fetch.py`); what can't be had leaves its destinations switched off and is asked for again.
+
 A document may refer to the environment as the YAML file does, but only to variables that begin with
 `MAINSTEM_SECRET_`: whoever edits the control plane must not be able to send out this machine's other ones.
 """
@@ -25,7 +28,9 @@ from mainstem.clock import Clock, iso_from_ms
 from mainstem.secret import Secret
 from mainstem.telemetry.log import logger
 from mainstem.workspace import announce
+from mainstem.workspace.beside import FilesBeside
 from mainstem.workspace.checks import Checks
+from mainstem.workspace.code_fetch import CodeFetch
 from mainstem.workspace.errors import Problem, WorkspaceInvalid, WorkspaceUnavailable
 from mainstem.workspace.fetch import Fetch, Fetched, fetch
 from mainstem.workspace.last_good import LastGood, Saved
@@ -82,6 +87,9 @@ class ControlPlane:
         self._poll_interval_s = poll_interval_s
         self._max_bytes = max_bytes
         self._uniform = uniform
+        self._code = CodeFetch(url, fetch)
+        self._document, self._document_etag = b"", ""
+        self._lacking: tuple[str, ...] = ()
         self._closed = False
         self._version = ""
         self._etag = ""
@@ -93,10 +101,11 @@ class ControlPlane:
         saved = await asyncio.to_thread(self._last_good.load)
         copy = await self._parsed_copy(saved) if saved else None
         if saved and copy:
+            self._document, self._document_etag = saved.document, saved.etag
             self._note(saved.document, saved.etag)
         try:
             answer = await self._ask(_START_TIMEOUT_S, wait_s=0)
-            parsed = await self._taken(answer) or copy
+            parsed = await self._taken(answer) or await self._completed() or copy
         except (WorkspaceInvalid, WorkspaceUnavailable) as error:
             self._announce(error)
             if saved is None or copy is None:
@@ -116,8 +125,9 @@ class ControlPlane:
             await self._clock.sleep(pause_s)
             began = self._clock.monotonic()
             try:
-                answer = await self._ask(_TIMEOUT_S, wait_s=_WAIT_S)
-                parsed = await self._taken(answer)
+                # While code is lacking nobody is kept waiting for the document to change.
+                answer = await self._ask(_TIMEOUT_S, wait_s=0 if self._lacking else _WAIT_S)
+                parsed = await self._taken(answer) or await self._completed()
             except WorkspaceInvalid as error:
                 self._announce(error)
                 parsed = None
@@ -140,14 +150,17 @@ class ControlPlane:
 
     # ------------------------------------------------------------ one question
 
+    def _headers(self) -> dict[str, str]:
+        basic = base64.b64encode(f"{self._token.reveal()}:".encode()).decode("ascii")
+        return {"Authorization": f"Basic {basic}", "Accept": "application/json, application/yaml;q=0.9"}
+
     async def _ask(self, timeout_s: float, *, wait_s: int) -> Fetched:
         """Return a 200 or 304.
 
         Raises:
             _Failed: anything else.
         """
-        basic = base64.b64encode(f"{self._token.reveal()}:".encode()).decode("ascii")
-        headers = {"Authorization": f"Basic {basic}", "Accept": "application/json, application/yaml;q=0.9"}
+        headers = self._headers()
         if self._etag:
             headers["If-None-Match"] = self._etag
         if wait_s:
@@ -175,10 +188,27 @@ class ControlPlane:
         etag = answer.headers.get("etag", "")
         if not self._note(answer.body, etag):
             return None
-        parsed = await self._parse(answer.body)
-        now_ms = self._clock.now_ms()
-        await asyncio.to_thread(self._last_good.save, answer.body, now_ms=now_ms, etag=etag)
+        parsed = await self._whole(answer.body)
+        self._document, self._document_etag = answer.body, etag
+        await self._save()
         return parsed
+
+    async def _completed(self) -> Parsed | None:
+        """Return the snapshot in use with code that was lacking; None while nothing of it came."""
+        if not self._lacking or not await self._code.get(self._lacking, self._headers()):
+            return None
+        parsed = await self._whole(self._document)
+        await self._save()
+        return parsed
+
+    async def _save(self) -> None:
+        await asyncio.to_thread(
+            self._last_good.save,
+            self._document,
+            now_ms=self._clock.now_ms(),
+            etag=self._document_etag,
+            files=self._code.files,
+        )
 
     def _note(self, document: bytes, etag: str) -> bool:
         """Remember what was seen; return whether it is new."""
@@ -188,16 +218,44 @@ class ControlPlane:
         return new
 
     async def _parsed_copy(self, saved: Saved) -> Parsed | None:
+        self._code.add(saved.files)
         try:
-            return await self._parse(saved.document)
+            parsed, beside = await self._parse(saved.document)
         except WorkspaceInvalid as error:
             announce.refused(error)
             return None
+        self._lacking = beside.missed
+        return parsed
 
-    async def _parse(self, document: bytes) -> Parsed:
-        return await asyncio.to_thread(
-            parse_workspace, document, origin=self.origin, env=self._env, checks=self._checks
+    async def _whole(self, document: bytes) -> Parsed:
+        """Return the snapshot with all the code that can be had now.
+
+        Raises:
+            WorkspaceInvalid: the document is wrong.
+        """
+        while True:
+            parsed, beside = await self._parse(document)
+            asked = set(self._lacking)
+            self._lacking = beside.missed
+            # Only code tells what libraries it needs, so there may be several rounds; each asks for new ones only.
+            new = set(self._lacking) - asked
+            if not new:
+                break
+            await self._code.get(sorted(new), self._headers())
+        self._code.keep(beside.asked)
+        return parsed
+
+    async def _parse(self, document: bytes) -> tuple[Parsed, FilesBeside]:
+        beside = self._code.beside()
+        parsed = await asyncio.to_thread(
+            parse_workspace,
+            document,
+            origin=self.origin,
+            env=self._env,
+            checks=self._checks,
+            beside=beside,
         )
+        return parsed, beside
 
     def _announce(self, error: WorkspaceInvalid | WorkspaceUnavailable) -> None:
         if isinstance(error, WorkspaceInvalid):

@@ -98,12 +98,16 @@ class _Decoder:
         return tuple(item for item in items if item is not _BAD)
 
     def _union(self, kind: inspect.UnionType, value: Any, path: Path) -> Any:
-        """Only unions that the value's own form decides: a list or one, something or nothing."""
+        """Only unions that the value's own form decides: a list or one, a number or text, something or nothing."""
         options: Sequence[inspect.Type] = [
             option for option in kind.types if not isinstance(option, inspect.NoneType)
         ]
         lists = [option for option in options if isinstance(option, inspect.VarTupleType)]
         others = [option for option in options if not isinstance(option, inspect.VarTupleType)]
+        if isinstance(value, int) and not isinstance(value, bool):
+            others.sort(key=lambda option: not isinstance(option, inspect.IntType))
+        else:
+            others.sort(key=lambda option: isinstance(option, inspect.IntType))
         chosen = lists if (isinstance(value, list) and lists) or not others else others
         return self.value(chosen[0], value, path)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from mainstem.workspace.model import ConsentRule, DeliveryPolicy, Filter, WebhookMapping
+from mainstem.workspace.model import ConsentRule, DeliveryPolicy, Filter, TransformationLimits, WebhookMapping
 
 _ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Id = Annotated[str, msgspec.Meta(pattern=_ID)]
@@ -56,6 +56,9 @@ class SourceDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Add what the user agent says of browser, system and device."""
     bots: Literal["pass", "flag", "drop"] = "pass"
     """Known crawlers: nothing, `context.isBot = true`, or filtered by rule `bot`."""
+    edge: tuple[str, ...] = ()
+    """Names of ready-made transformations that run in the gateway, in this order: what they take out of an event
+    never touches the disk."""
 
 
 class DestinationDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +86,9 @@ class DestinationDocument(msgspec.Struct, frozen=True, kw_only=True):
     """OneTrust cookie categories, each of which must not be denied."""
     ketch_purposes: tuple[str, ...] = ()
     """Ketch purposes, one of which must not be denied."""
+    transformations: tuple[str, ...] = ()
+    """Names of transformations, run in this order for the events of every source, after the connection's own.
+    `name` is the latest version, `name@3` that one."""
     delivery: DeliveryPolicy = DeliveryPolicy()
     """Rate, retries, time-outs, parking."""
     start: str = "latest"
@@ -100,6 +106,59 @@ class ConnectionDocument(msgspec.Struct, frozen=True, kw_only=True, rename={"sou
     """`false`: its events are filtered by rule, not kept back."""
     filters: tuple[Filter, ...] = ()
     """All of them must let an event pass."""
+    transformations: tuple[str, ...] = ()
+    """Names of transformations, run in this order on what the filters let pass. `name` is the latest version,
+    `name@3` that one."""
+
+
+class TransformationDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What changes events after the filters and before the destination. One of `folder`, `file`, `code` and
+    `ready` says what it does. Paths are relative to the document and stay in its folder."""
+
+    name: Id
+    """What connections and destinations refer to. Shown in the books: `dropped by transformation NAME`."""
+    version: int | str = ""
+    """With `folder`: the published version that the name alone means; absent = the latest. Else this item's own
+    version; absent = a hash of its content. Items of one name need different ones."""
+    folder: str = ""
+    """A folder with published versions, as `mainstem transformation` makes it: `transformations/NAME`."""
+    file: str = ""
+    """A file with code: `.js` or `.py`. Used as it is at each moment, without versions."""
+    code: str = ""
+    """The code itself. `${` in it is code, no reference to the environment."""
+    language: Literal["javascript", "python"] | None = None
+    """Of `code`; absent = `javascript`. A file says it by its name."""
+    code_version: Literal["0", "1"] = "1"
+    """`0`: RudderStack's legacy JavaScript, `function transform(events)`."""
+    ready: str = ""
+    """The name of a ready-made transformation."""
+    settings: dict[str, Any] = {}
+    """Of the ready-made one; or what Segment's functions get as `settings`. With `folder` these come on top of the
+    published ones. Take secrets from the environment: `${NAME}`."""
+    credentials: dict[str, Any] = {}
+    """What `getCredential(key)` tells the code. Take the values from the environment: `${NAME}`."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts that `fetch` may reach (`api.example.com`, `*.example.com`); empty = `fetch` always fails."""
+    geolocation: bool = False
+    """Whether `geolocation(ip)` answers, from the operator's GeoIP database."""
+    seeded: bool = True
+    """Whether random numbers and the clock inside come from the event, so that replay and dry run repeat exactly."""
+    limits: TransformationLimits = TransformationLimits()
+    """Time, memory and batch size."""
+
+
+class LibraryDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """Code that transformations import by name; `file` or `code`. A folder's published versions hold the libraries
+    they were published with and don't look here."""
+
+    name: str
+    """What stands behind `from`: `import { f } from "name"`, `from name import f`."""
+    file: str = ""
+    """A file with code: `.js` or `.py`."""
+    code: str = ""
+    """The code itself."""
+    language: Literal["javascript", "python"] | None = None
+    """Of `code`; absent = `javascript`."""
 
 
 class WorkspaceDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,5 +172,9 @@ class WorkspaceDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Where they go."""
     connections: tuple[ConnectionDocument, ...] = ()
     """What goes where."""
+    transformations: tuple[TransformationDocument, ...] = ()
+    """What changes events on their way."""
+    libraries: tuple[LibraryDocument, ...] = ()
+    """Code that transformations share."""
     suppressed_user_ids: tuple[str, ...] = ()
     """Events of these users go nowhere: rule `suppressed`."""

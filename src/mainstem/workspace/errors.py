@@ -2,7 +2,9 @@
 MainstemError
 └── WorkspaceError
     ├── WorkspaceInvalid       the document is understood but wrong; carries every problem found
-    └── WorkspaceUnavailable   the place it comes from can't be read now (the last good copy goes on)
+    ├── WorkspaceUnavailable   the place it comes from can't be read now (the last good copy goes on)
+    └── VersionRefused         a published version of a transformation is not as it was published; the loaders
+                               make a problem of it
 """
 
 from collections.abc import Sequence
@@ -41,3 +43,7 @@ class WorkspaceInvalid(WorkspaceError):
 
 class WorkspaceUnavailable(WorkspaceError):
     """The place the workspace comes from can't be read now."""
+
+
+class VersionRefused(WorkspaceError):
+    """A published version of a transformation can't be used; the text names the file."""

@@ -1,6 +1,7 @@
 """A snapshot written as our workspace YAML: the way out of a RudderStack `workspaceConfig.json`.
 
-snapshot -> **text**, which `yaml_file` reads back as the same sources, destinations and connections. Fields
+snapshot -> **text**, which `yaml_file` reads back as the same sources, destinations, connections and
+transformations (with their code in the text). Fields
 that hold their default are left out. Values of secrets are never written: a `Secret` becomes `${NAME}`, and
 the caller tells which variables to set. `docs/reference/workspace.md` describes the fields.
 """
@@ -13,7 +14,8 @@ import msgspec
 
 from mainstem.secret import Secret
 from mainstem.workspace.document import is_id
-from mainstem.workspace.model import Connection, Destination, Source, Workspace
+from mainstem.workspace.errors import Problem, WorkspaceInvalid
+from mainstem.workspace.model import CodeLibrary, Connection, Destination, Source, Transformation, Workspace
 from mainstem.workspace.tree import number
 
 _SCHEMA_LINE: Final = "# Every field: docs/reference/workspace.md\n"
@@ -30,14 +32,23 @@ def export_yaml(workspace: Workspace) -> tuple[str, dict[str, str]]:
 
     A destination whose settings its type refuses, or of a type that there is not, would make the document
     invalid; it stands in comments with the reason, and so do its connections.
+
+    Raises:
+        WorkspaceInvalid: two transformations have libraries of one name that differ, which the document can't say.
     """
     names = _Variables()
+    called = _Called(workspace.transformations)
     parts = [
         _SCHEMA_LINE,
         "\n".join(_lines({"workspace": _workspace_names(workspace)})) + "\n",
-        _section("sources", (_item(_source(source, names)) for source in workspace.sources)),
-        _section("destinations", (_destination_item(item, names) for item in workspace.destinations)),
-        _section("connections", _connection_items(workspace)),
+        _section("sources", (_item(_source(source, names, called)) for source in workspace.sources)),
+        _section("destinations", (_destination_item(item, names, called) for item in workspace.destinations)),
+        _section("connections", _connection_items(workspace, called)),
+        _section(
+            "transformations",
+            (_item(_transformation(item, names, called)) for item in workspace.transformations),
+        ),
+        _section("libraries", (_item(item) for item in _libraries(workspace.transformations))),
     ]
     if workspace.suppressed_user_ids:
         parts.append("\n".join(_lines({"suppressed_user_ids": sorted(workspace.suppressed_user_ids)})) + "\n")
@@ -54,8 +65,9 @@ def _workspace_names(workspace: Workspace) -> dict[str, Any]:
     return {"id": used} | ({"name": workspace.name} if workspace.name not in ("", used) else {})
 
 
-def _source(source: Source, names: "_Variables") -> dict[str, Any]:
+def _source(source: Source, names: "_Variables", called: "_Called") -> dict[str, Any]:
     fields = _changed(source)
+    called.rename(fields, "edge")
     keys = fields.pop("write_keys", ())
     if fields["name"] == source.id:
         del fields["name"]
@@ -66,9 +78,10 @@ def _source(source: Source, names: "_Variables") -> dict[str, Any]:
     return {"id": fields.pop("id")} | _first(fields, "name") | given | fields
 
 
-def _destination_item(destination: Destination, names: "_Variables") -> str:
+def _destination_item(destination: Destination, names: "_Variables", called: "_Called") -> str:
     loadable = destination.config is not None
     fields = _changed(destination)
+    called.rename(fields, "transformations")
     for name in ("config", "disabled_reason", "raw_config"):
         fields.pop(name, None)
     lowered = destination.type.lower()
@@ -85,25 +98,87 @@ def _destination_item(destination: Destination, names: "_Variables") -> str:
     return _comment(f"Left out: {reason}") + _commented(text)
 
 
-def _connection_items(workspace: Workspace) -> Iterator[str]:
+def _connection_items(workspace: Workspace, called: "_Called") -> Iterator[str]:
     """Connections of one source with the same rules are one item."""
     left_out = {item.id for item in workspace.destinations if item.config is None}
-    grouped: dict[tuple[str, bool, Any, bool], list[str]] = {}
+    grouped: dict[tuple[str, bool, Any, Any, bool], list[str]] = {}
     for connection in workspace.connections:
         known = connection.destination_id not in left_out
         grouped.setdefault(_rules(connection, known), []).append(connection.destination_id)
-    for (source_id, enabled, filters, known), targets in grouped.items():
+    for (source_id, enabled, filters, transformations, known), targets in grouped.items():
         fields: dict[str, Any] = {"from": source_id, "to": targets[0] if len(targets) == 1 else targets}
         if not enabled:
             fields["enabled"] = False
         if filters:
             fields["filters"] = [_changed(item) for item in filters]
+        if transformations:
+            fields["transformations"] = transformations
+            called.rename(fields, "transformations")
         text = _item(fields)
         yield text if known else _commented(text)
 
 
-def _rules(connection: Connection, known: bool) -> tuple[str, bool, Any, bool]:
-    return connection.source_id, connection.enabled, connection.filters, known
+def _rules(connection: Connection, known: bool) -> tuple[str, bool, Any, Any, bool]:
+    return connection.source_id, connection.enabled, connection.filters, connection.transformations, known
+
+
+class _Called:
+    """What transformations are called in the document: RudderStack lets a name be any text."""
+
+    def __init__(self, transformations: Iterable[Transformation]) -> None:
+        self._names = {item.id: _slug(item.name, item.id.partition("@")[0]) for item in transformations}
+        self._versions = {item.id: item.version for item in transformations}
+
+    def name(self, transformation: Transformation) -> str:
+        return self._names[transformation.id]
+
+    def rename(self, fields: dict[str, Any], field: str) -> None:
+        """Put references in place of the ids in a field, if it is there."""
+        if field in fields:
+            fields[field] = [self._reference(found) for found in fields[field]]
+
+    def _reference(self, transformation_id: str) -> str:
+        name = self._names[transformation_id]
+        alone = list(self._names.values()).count(name) == 1
+        return name if alone else f"{name}@{self._versions[transformation_id]}"
+
+
+def _slug(text: str, otherwise: str) -> str:
+    made = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:128]
+    return made if is_id(made) else otherwise
+
+
+def _transformation(item: Transformation, names: "_Variables", called: _Called) -> dict[str, Any]:
+    name = called.name(item)
+    fields = _changed(item)
+    for field in ("id", "name", "kind", "libraries"):
+        fields.pop(field, None)
+    head = {"name": name, "version": fields.pop("version")}
+    if item.kind == "ready":
+        head |= {"ready": fields.pop("ready")}
+    else:
+        head |= {"language": item.kind} | _first(fields, "code_version")
+    for field in ("settings", "credentials"):
+        if fields.get(field):
+            where = f"transformation {name}"
+            fields[field] = _referring(fields[field], names, (name, field), f"{field} of {where}")
+        else:
+            fields.pop(field, None)
+    code = {"code": fields.pop("code")} if item.kind != "ready" else {}
+    return {**head, **fields, **code}
+
+
+def _libraries(transformations: Iterable[Transformation]) -> Iterator[dict[str, Any]]:
+    made: dict[tuple[str, str], CodeLibrary] = {}
+    for library in (library for item in transformations for library in item.libraries):
+        same = made.setdefault((library.name, library.language), library)
+        if same.code != library.code:
+            problem = Problem(
+                f"library {library.name}", "has two contents, and a document can have one of them"
+            )
+            raise WorkspaceInvalid("the workspace", [problem])
+        if same is library:
+            yield {"name": library.name, "language": library.language, "code": library.code}
 
 
 def _changed(value: msgspec.Struct) -> dict[str, Any]:
@@ -114,7 +189,7 @@ def _changed(value: msgspec.Struct) -> dict[str, Any]:
         # A required field's default is NODEFAULT, which equals nothing.
         default = field.default_factory() if callable(field.default_factory) else field.default
         if found != default:
-            changed[field.name] = _plain(found)
+            changed[field.encode_name] = _plain(found)
     return changed
 
 
@@ -168,19 +243,28 @@ class _Variables:
 
 
 def _with_references(destination: Destination, names: _Variables) -> Any:
+    return _referring(
+        destination.raw_config, names, (destination.id,), f"config of destination {destination.id}"
+    )
+
+
+def _referring(value: Any, names: _Variables, owner: tuple[str, ...], what: str) -> Any:
+    """Return the settings with a reference in place of each secret; `what` becomes `config.a[0] of destination d`."""
+
     def walk(value: Any, path: tuple[str | int, ...]) -> Any:
         if isinstance(value, Secret):
             place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-            where = f"config{place} of destination {destination.id}" if value else ""
+            first, _, rest = what.partition(" ")
+            where = f"{first}{place} {rest}" if value else ""
             # An empty secret stays empty: no variable has to be set for it.
-            return _Reference(names.take(destination.id, path, where), "" if value else ":-")
+            return _Reference(names.take(owner[0], (*owner[1:], *path), where), "" if value else ":-")
         if isinstance(value, Mapping):
             return {key: walk(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [walk(item, (*path, index)) for index, item in enumerate(value)]
         return value
 
-    return walk(destination.raw_config, ())
+    return walk(value, ())
 
 
 # ---------------------------------------------------------------- YAML
@@ -217,7 +301,9 @@ def _commented(text: str) -> str:
 def _lines(fields: Mapping[str, Any]) -> Iterator[str]:
     for name, value in fields.items():
         key = _text(name, escape=False)
-        if isinstance(value, Mapping) and value:
+        if name == "code":
+            yield from _code(value)
+        elif isinstance(value, Mapping) and value:
             yield f"{key}:"
             yield from (f"  {line}" for line in _lines(value))
         elif isinstance(value, list | tuple) and value:
@@ -229,6 +315,18 @@ def _lines(fields: Mapping[str, Any]) -> Iterator[str]:
                 yield from (f"  {line}" for line in _list(value))
         else:
             yield f"{key}: {_scalar(value)}"
+
+
+def _code(text: str) -> Iterator[str]:
+    """Return the lines of code as it was written; what no block of YAML can hold becomes an escaped text."""
+    ends = len(text) - len(text.rstrip("\n"))
+    # More than one line break at the end would run into the blank lines between items.
+    if not text.strip() or ends > 1 or any(not char.isprintable() and char not in "\n\t" for char in text):
+        yield f"code: {_text(text, escape=False)}"
+        return
+    # Code may begin with spaces, so the indentation is said.
+    yield "code: |2" + ("" if ends else "-")
+    yield from (f"  {line}" for line in text.removesuffix("\n").split("\n"))
 
 
 def _list(values: Iterable[Any]) -> Iterator[str]:

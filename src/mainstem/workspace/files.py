@@ -1,7 +1,8 @@
-"""A workspace file (YAML, JSON, or RudderStack's `workspaceConfig.json`), watched and reloaded.
+"""A workspace file (YAML, JSON, or RudderStack's `workspaceConfig.json`), watched and reloaded, and with it the
+files it refers to (code of transformations).
 
-Its size, times and inode are looked at every second; once they have changed and then stood still for one
-look, the file is read. So an editor that writes in place is not caught half way (half a file can be valid
+Their size, times and inode are looked at every second; once they have changed and then stood still for one
+look, the files are read. So an editor that writes in place is not caught half way (half a file can be valid
 YAML), and a Kubernetes ConfigMap, which is swapped by a link, is noticed too.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from mainstem.clock import Clock, iso_from_ms
 from mainstem.workspace import announce
+from mainstem.workspace.beside import Beside, FilesBeside, FolderBeside, Stamp, stamp
 from mainstem.workspace.checks import Checks
 from mainstem.workspace.errors import WorkspaceInvalid, WorkspaceUnavailable
 from mainstem.workspace.last_good import LastGood
@@ -20,7 +22,8 @@ from mainstem.workspace.parse import parse_workspace
 from mainstem.workspace.report import Parsed
 from mainstem.workspace.tree import MAX_DOCUMENT_BYTES
 
-_Signature = tuple[int, int, int, int]
+_Look = tuple[Stamp | None, dict[str, Stamp | None]]
+"""The stamps of the document, and of every path beside it that it needs."""
 
 
 class FileSource:
@@ -46,7 +49,8 @@ class FileSource:
         self._last_good = LastGood(state_dir, str(path.absolute()))
         self._closed = False
         self._workspace: Workspace | None = None
-        self._signature: _Signature | None = None
+        self._beside = FolderBeside(path.parent)
+        self._seen: _Look = (None, {})
         self._digest = b""
 
     async def current(self) -> Workspace:
@@ -61,24 +65,22 @@ class FileSource:
 
     async def changes(self) -> AsyncIterator[Workspace]:
         version = self._workspace.version if self._workspace else ""
-        signature, digest, looked_at = self._signature, self._digest, self._signature
+        looked_at = self._seen
         while not self._closed:
             await self._clock.sleep(self._poll_interval_s)
-            seen = await asyncio.to_thread(_signature, self._path)
+            seen = await asyncio.to_thread(self._look)
             settled, looked_at = seen == looked_at, seen
-            if seen == signature or not settled:
+            if seen == self._seen or not settled:
                 continue
-            signature = seen
             try:
-                data = await asyncio.to_thread(_content, self._path)
-                if (found := _hash(data)) == digest:
-                    continue
-                digest = found
-                parsed = await self._parse(data)
+                parsed = await self._news(seen)
             except (WorkspaceInvalid, WorkspaceUnavailable) as error:
                 self._announce(error)
                 continue
-            await self._save(data)
+            finally:
+                looked_at = self._seen
+            if parsed is None:
+                continue
             if parsed.workspace.version == version:
                 continue  # comments or layout only
             version = parsed.workspace.version
@@ -90,20 +92,42 @@ class FileSource:
         self._closed = True
 
     async def _read(self) -> Parsed:
-        self._signature = await asyncio.to_thread(_signature, self._path)
+        document = await asyncio.to_thread(stamp, self._path)
+        self._seen = (document, {})
         data = await asyncio.to_thread(_content, self._path)
-        self._digest = _hash(data)
-        parsed = await self._parse(data)
-        await self._save(data)
+        return await self._take(data, document)
+
+    async def _news(self, seen: _Look) -> Parsed | None:
+        """Return what the files mean now, None if their content is what it was.
+
+        Raises:
+            WorkspaceInvalid: they are wrong; they are not read again until they change.
+            WorkspaceUnavailable: the document can't be read.
+        """
+        self._seen = seen
+        data = await asyncio.to_thread(_content, self._path)
+        again = await asyncio.to_thread(self._beside.again)
+        if _digest(data, again) == self._digest:
+            return None
+        return await self._take(data, seen[0])
+
+    async def _take(self, data: bytes, document: Stamp | None) -> Parsed:
+        self._beside = beside = FolderBeside(self._path.parent)
+        try:
+            parsed = await self._parse(data, beside)
+        finally:
+            self._seen = (document, dict(beside.stamps))
+            self._digest = _digest(data, beside)
+        await asyncio.to_thread(self._last_good.save, data, now_ms=self._clock.now_ms(), files=beside.files())
         return parsed
 
-    async def _parse(self, data: bytes) -> Parsed:
+    async def _parse(self, data: bytes, beside: Beside) -> Parsed:
         return await asyncio.to_thread(
-            parse_workspace, data, origin=self._origin, env=self._env, checks=self._checks
+            parse_workspace, data, origin=self._origin, env=self._env, checks=self._checks, beside=beside
         )
 
-    async def _save(self, data: bytes) -> None:
-        await asyncio.to_thread(self._last_good.save, data, now_ms=self._clock.now_ms())
+    def _look(self) -> _Look:
+        return stamp(self._path), self._beside.now()
 
     async def _copy(self, error: WorkspaceInvalid | WorkspaceUnavailable) -> Parsed:
         """Return the snapshot of the last good copy; raise `error` when there is none that is still good."""
@@ -111,7 +135,7 @@ class FileSource:
         if saved is None:
             raise error
         try:
-            parsed = await self._parse(saved.document)
+            parsed = await self._parse(saved.document, FilesBeside(saved.files))
         except WorkspaceInvalid as stale:
             announce.refused(stale)
             raise error from None
@@ -125,15 +149,6 @@ class FileSource:
             announce.unavailable(self._origin, str(error))
 
 
-def _signature(path: Path) -> _Signature | None:
-    """Return what changes when the file does; None while it can't be looked at."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
-
-
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -142,5 +157,7 @@ def _content(path: Path) -> bytes:
         raise WorkspaceUnavailable(f"{path}: {error.strerror or type(error).__name__}") from None
 
 
-def _hash(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _digest(data: bytes, beside: FolderBeside) -> bytes:
+    digest = hashlib.blake2b(data, digest_size=16)
+    digest.update(repr(beside.content()).encode())
+    return digest.digest()

@@ -9,6 +9,7 @@ leaves the old copy or the new one.
 import hashlib
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,8 @@ class Saved(msgspec.Struct, frozen=True):
     saved_at_ms: int
     document: bytes
     etag: str = ""
+    files: dict[str, bytes] = {}
+    """What the document refers to, by path beside it."""
 
 
 class LastGood:
@@ -51,9 +54,11 @@ class LastGood:
             return None
         return saved if saved.location == self._location else None
 
-    def save(self, document: bytes, *, now_ms: int, etag: str = "") -> None:
+    def save(
+        self, document: bytes, *, now_ms: int, etag: str = "", files: Mapping[str, bytes] | None = None
+    ) -> None:
         """Write the copy. A full disk is logged, not raised: the snapshot itself is in use already."""
-        saved = Saved(self._location, now_ms, document, etag)
+        saved = Saved(self._location, now_ms, document, etag, dict(files or {}))
         try:
             write_private(self.path, msgspec.json.encode(saved))
         except OSError as error:

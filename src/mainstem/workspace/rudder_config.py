@@ -7,9 +7,10 @@ An absent `enabled` or `isProcessorEnabled` is false there, so it is here.
 
 What changes in the move, each with a warning:
 
-* A destination with a transformation, of a type that there is not, or whose settings the type refuses is
-  kept but switched off: its events wait in the stream for it. Sending them untransformed (unmasked,
-  unfiltered) could not be undone; waiting can.
+* A destination of a type that there is not, or whose settings the type refuses, or whose transformation's code
+  can't be had (`rudder_code.py`) is kept but switched off: its events wait in the stream for it. Sending them
+  untransformed (unmasked, unfiltered) could not be undone; waiting can.
+* Of several transformations of a destination the first is run, as there.
 * Event filtering (`whitelistedEvents`, `blacklistedEvents`), there a matter of device mode, holds for
   everything that goes to the destination.
 * Tracking plans are not enforced yet.
@@ -21,7 +22,10 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
+from mainstem.secret import Secret
+from mainstem.workspace.beside import NOTHING_BESIDE, Beside
 from mainstem.workspace.checks import Checks, ConfigCheck
+from mainstem.workspace.content import snapshot_version
 from mainstem.workspace.document import MessageType, is_id
 from mainstem.workspace.model import (
     Connection,
@@ -29,12 +33,13 @@ from mainstem.workspace.model import (
     Destination,
     Filter,
     Source,
+    Transformation,
     Workspace,
 )
 from mainstem.workspace.report import Parsed, Path, Report, written
+from mainstem.workspace.rudder_code import CodeMissing, RudderCode
 from mainstem.workspace.settings_check import check_settings, with_secrets
 from mainstem.workspace.tree import parse_json
-from mainstem.workspace.yaml_file import content_version
 
 _MESSAGE_TYPES: Final = frozenset(get_args(MessageType))
 _SECRET_WORDS: Final = ("password", "secret", "token", "apikey", "accesskey", "privatekey", "credential")
@@ -46,29 +51,29 @@ def is_rudder_config(value: Any) -> bool:
     return isinstance(value, dict) and "workspace" not in value
 
 
-def parse_rudder_config(text: str, *, origin: str, checks: Checks) -> Parsed:
-    """Read the document.
+def parse_rudder_config(text: str, *, origin: str, checks: Checks, beside: Beside = NOTHING_BESIDE) -> Parsed:
+    """Read the document, and from `beside` the code that it names.
 
     Raises:
         WorkspaceInvalid: it is not such a document, or nothing sensible can be made of it.
     """
     report = Report(origin)
     value = parse_json(text, report)
-    return _Importer(report, checks).workspace(value)
+    return _Importer(report, checks, beside).workspace(value)
 
 
 class _Object:
     """One of their objects: fields by name without regard to case, each of the expected form."""
 
     def __init__(self, value: Mapping[str, Any], path: Path, report: Report) -> None:
-        self._value = value
+        self.value = value
         self._folded = {key.casefold(): key for key in value}
         self._report = report
         self.path = path
 
     def raw(self, name: str) -> Any:
-        key = name if name in self._value else self._folded.get(name.casefold())
-        return None if key is None else self._value[key]
+        key = name if name in self.value else self._folded.get(name.casefold())
+        return None if key is None else self.value[key]
 
     def has(self, name: str) -> bool:
         return self.raw(name) is not None
@@ -120,9 +125,12 @@ class _Copy(msgspec.Struct, frozen=True):
 
 
 class _Importer:
-    def __init__(self, report: Report, checks: Checks) -> None:
+    def __init__(self, report: Report, checks: Checks, beside: Beside) -> None:
         self._report = report
         self._checks = checks
+        self._beside = beside
+        self._code = RudderCode(beside, (), {})
+        self._transformations: dict[str, Transformation] = {}
 
     def workspace(self, value: Any) -> Parsed:
         whole = self._only_workspace(value)
@@ -139,6 +147,8 @@ class _Importer:
             for nested in item.children("destinations"):
                 if self._id(nested) and not nested.truth("deleted"):
                     copies.setdefault(nested.text("id"), []).append(_Copy(source, nested))
+        libraries = [item.text("versionId") for item in whole.children("libraries")]
+        self._code = RudderCode(self._beside, libraries, self._credentials(whole))
         destinations = tuple(self._destination(same) for same in copies.values())
         blocked = self._blocked(whole)
         connections = tuple(
@@ -148,14 +158,16 @@ class _Importer:
         )
         self._unsupported(whole)
         self._report.raise_if_failed()
+        transformations = tuple(self._transformations.values())
         return self._report.parsed(
             Workspace(
                 id=whole.text("workspaceId") or "workspace",
                 name=whole.text("name"),
-                version=content_version(value),
+                version=snapshot_version(value, transformations),
                 sources=tuple(sources.values()),
                 destinations=destinations,
                 connections=connections,
+                transformations=transformations,
             )
         )
 
@@ -241,10 +253,13 @@ class _Importer:
         secret_names = {name for name in config if _names_secret(name)} | set(
             _texts(traits.raw("secretKeys"))
         )
-        check = check_settings(self._checks, type_name, with_secrets(config, secret_names), self._report)
+        check = check_settings(
+            self._checks.config, type_name, with_secrets(config, secret_names), self._report
+        )
         enabled = any(copy.fields.truth("enabled") for copy in same)
+        used = self._transformation(same)
         types = _message_types(traits.raw("supportedMessageTypes"))
-        reason = self._report.clean(self._obstacle(same, type_name, check, types)) if enabled else ""
+        reason = self._report.clean(self._obstacle(used, type_name, check, types)) if enabled else ""
         if reason:
             self._report.warning(first.path, f"destination {first.text('id')!r} is switched off: {reason}")
         secret_names |= check.secret_fields
@@ -264,17 +279,48 @@ class _Importer:
                 if name in config and name not in hidden
             },
             message_types=types or (),
+            transformations=(used.id,) if isinstance(used, Transformation) else (),
             consent=_consent(config),
             one_trust_categories=_named(config.get("oneTrustCookieCategories"), "oneTrustCookieCategory"),
             ketch_purposes=_named(config.get("ketchConsentPurposes"), "purpose"),
         )
 
+    def _transformation(self, same: Sequence[_Copy]) -> Transformation | CodeMissing | None:
+        """Return what the destination's events go through; None if it has no transformation."""
+        listed = [list(copy.fields.children("transformations")) for copy in same]
+        versions = [[item.text("versionId") for item in items] for items in listed]
+        if not any(versions):
+            return None
+        if any(other[:1] != versions[0][:1] for other in versions[1:]):
+            return CodeMissing("it has another transformation under each of its sources")
+        first, *more = listed[0]
+        if more:
+            self._report.warning(more[0].path, "is not run: of several transformations the first one counts")
+        used = self._code.transformation(first.text("versionId"), first.text("id"), first.value)
+        if isinstance(used, Transformation):
+            self._transformations[used.id] = used
+        return used
+
+    def _credentials(self, whole: _Object) -> dict[str, Secret]:
+        """Return what `getCredential` tells every transformation of the workspace."""
+        found: dict[str, Secret] = {}
+        for name, item in whole.mapping("credentials").items():
+            if isinstance(item, dict):
+                fields = _Object(item, (*whole.path, "credentials", name), self._report)
+                found[fields.text("key")] = Secret(fields.text("value"))
+                self._report.hide(fields.text("value"))
+        return found
+
     def _obstacle(
-        self, same: Sequence[_Copy], type_name: str, check: ConfigCheck, types: tuple[str, ...] | None
+        self,
+        used: Transformation | CodeMissing | None,
+        type_name: str,
+        check: ConfigCheck,
+        types: tuple[str, ...] | None,
     ) -> str:
         """Return why events must not go there, or an empty text."""
-        if any(copy.fields.raw("transformations") for copy in same):
-            return "it has a transformation, which is not run yet; its events must not leave untransformed"
+        if isinstance(used, CodeMissing):
+            return used.why
         if not type_name:
             return "its destinationDefinition has no name"
         if not check.known:

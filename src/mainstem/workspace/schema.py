@@ -18,11 +18,13 @@ from msgspec import inspect as types
 from mainstem.workspace.document import (
     ConnectionDocument,
     DestinationDocument,
+    LibraryDocument,
     SourceDocument,
+    TransformationDocument,
     WorkspaceDocument,
     WorkspaceNames,
 )
-from mainstem.workspace.model import ConsentRule, DeliveryPolicy, Filter, WebhookMapping
+from mainstem.workspace.model import ConsentRule, DeliveryPolicy, Filter, TransformationLimits, WebhookMapping
 
 _SECTIONS: Final[tuple[tuple[str, type[msgspec.Struct]], ...]] = (
     ("The document", WorkspaceDocument),
@@ -34,6 +36,9 @@ _SECTIONS: Final[tuple[tuple[str, type[msgspec.Struct]], ...]] = (
     ("destinations: delivery", DeliveryPolicy),
     ("connections", ConnectionDocument),
     ("connections: filters", Filter),
+    ("transformations", TransformationDocument),
+    ("transformations: limits", TransformationLimits),
+    ("libraries", LibraryDocument),
 )
 
 _INTRODUCTION: Final = """\
@@ -57,9 +62,18 @@ variables whose name begins with `MAINSTEM_SECRET_` can be referred to.
 unresolved, not encrypted). If the place can't be read at start, or holds a broken document, Mainstem starts
 from that copy and says so loudly. Without a copy it does not start.
 
-**RudderStack.** A `workspaceConfig.json` works unchanged in place of this document. Destinations with a
-transformation, of a type that there is not, or with settings the type refuses are switched off with a
-warning: their events wait. `eventFilteringOption` holds for everything that goes to the destination.
+**Transformations.** `transformations` says what changes events, and connections, destinations and sources refer
+to it: `name` is the latest version, `name@3` that one. The snapshot holds exact versions, with their code. A
+published version (`folder`) is proved by the hash it was published with: one that was edited is refused. Files
+that the document refers to lie in its folder; they are watched as it is, and kept in the last good copy. See
+[transform events](../how-to/transform-events.md).
+
+**RudderStack.** A `workspaceConfig.json` works unchanged in place of this document. Destinations of a type that
+there is not, with settings the type refuses, or with a transformation whose code can't be had are switched off with
+a warning: their events wait. The code is looked for in `transformations/VERSION_ID.json` and
+`transformations/libraries/VERSION_ID.json` beside the document, each the control plane's answer as it is; or the
+control plane that serves the document is asked for it. `eventFilteringOption` holds for everything that goes to
+the destination.
 
 **Control plane.** An `http://` or `https://` location is asked with `GET`, `Authorization: Basic` (the
 workspace token as user name), `If-None-Match` and `Prefer: wait=30`; it answers 200 with a document and an

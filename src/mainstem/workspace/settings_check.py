@@ -1,18 +1,23 @@
-"""Checks one destination's settings through its type, and makes the secrets among them `Secret`."""
+"""Checks settings through whoever knows them (a destination's type, a ready-made transformation), and makes the
+secrets among them `Secret`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from mainstem.secret import Secret
-from mainstem.workspace.checks import Checks, ConfigCheck
+from mainstem.workspace.checks import ConfigCheck
 from mainstem.workspace.report import Report
 
+Check = TypeVar("Check", bound=ConfigCheck)
 
-def check_settings(checks: Checks, type_name: str, raw: Mapping[str, Any], report: Report) -> ConfigCheck:
-    """Ask the type about its settings; whatever it says, no secret shows in a message."""
+
+def check_settings(
+    validator: Callable[[str, Mapping[str, Any]], Check], name: str, raw: Mapping[str, Any], report: Report
+) -> Check:
+    """Ask `name` about its settings; whatever it says, no secret shows in a message."""
     for value in raw.values():
-        _hide_secrets(value, report)
-    check = checks.config(type_name, raw)
+        hide_secrets(value, report)
+    check = validator(name, raw)
     for name in check.secret_fields:
         report.hide_all(raw.get(name))
     return check
@@ -44,12 +49,13 @@ def _marked(value: Any, parts: Sequence[str]) -> Any:
     return value
 
 
-def _hide_secrets(value: Any, report: Report) -> None:
+def hide_secrets(value: Any, report: Report) -> None:
+    """Never show a text that is a `Secret` anywhere in `value`."""
     if isinstance(value, Secret):
         report.hide(value.reveal())
     elif isinstance(value, Mapping):
         for item in value.values():
-            _hide_secrets(item, report)
+            hide_secrets(item, report)
     elif isinstance(value, list | tuple):
         for item in value:
-            _hide_secrets(item, report)
+            hide_secrets(item, report)

@@ -25,6 +25,8 @@ _MAX_VALUES: Final = 300_000
 _MAX_DEPTH: Final = 64
 _MAX_INT_DIGITS: Final = 19
 
+_CODE_SECTIONS: Final = ("transformations", "libraries")
+
 _TAG: Final = "tag:yaml.org,2002:"
 _REFERENCE: Final = re.compile(r"\$(?:(\$)\{|\{([^}]*)\})")
 _NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
@@ -222,8 +224,10 @@ def resolve_references(value: Any, env: Mapping[str, str], report: Report, path:
     """Return `value` with `${NAME}` and `${NAME:-default}` replaced from `env`, each such text a `Secret`.
 
     `$${` stands for a plain `${`. A default is not secret by itself, but the text it stands in is treated
-    alike, so that what is shown does not depend on the machine.
+    alike, so that what is shown does not depend on the machine. Code stays as it is: `${…}` is JavaScript's too.
     """
+    if len(path) == 3 and path[0] in _CODE_SECTIONS and path[2] == "code":
+        return value
     if isinstance(value, str):
         return _resolve(value, env, report, path) if "${" in value else value
     if isinstance(value, dict):

@@ -4,9 +4,7 @@ text -> tree -> `${NAME}` from the environment -> `document.WorkspaceDocument` -
 wrong is told at once, each with its path and line. `docs/reference/workspace.md` describes the fields.
 """
 
-import hashlib
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,52 +13,53 @@ from typing import Any, Final, TypeVar, cast
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mainstem.secret import Secret
+from mainstem.workspace.beside import NOTHING_BESIDE, Beside
 from mainstem.workspace.checks import Checks, revealed
+from mainstem.workspace.content import snapshot_version
 from mainstem.workspace.decode import Decoded, decode
 from mainstem.workspace.document import (
     ConnectionDocument,
     DestinationDocument,
+    LibraryDocument,
     SourceDocument,
+    TransformationDocument,
     WorkspaceDocument,
 )
 from mainstem.workspace.errors import WorkspaceInvalid
-from mainstem.workspace.model import Connection, Destination, Filter, Source, Workspace
+from mainstem.workspace.model import Connection, Destination, Filter, Source, Transformation, Workspace
 from mainstem.workspace.report import Parsed, Path, Report, nearest, path_of
 from mainstem.workspace.settings_check import check_settings, with_secrets
+from mainstem.workspace.transformations import Declared, Transformations, make_libraries
 from mainstem.workspace.tree import parse_json, parse_yaml, resolve_references
 
 T = TypeVar("T")
 
 _WRITE_KEY: Final = re.compile(r"[!-~]{1,256}")
 """Printable ASCII without spaces: it travels in Authorization, headers and query strings."""
-_VERSION_DIGITS: Final = 12
 
 
-def parse_yaml_workspace(text: str, *, origin: str, env: Mapping[str, str], checks: Checks) -> Parsed:
-    """Read the YAML document.
+def parse_yaml_workspace(
+    text: str, *, origin: str, env: Mapping[str, str], checks: Checks, beside: Beside = NOTHING_BESIDE
+) -> Parsed:
+    """Read the YAML document, and from `beside` the files it refers to.
 
     Raises:
         WorkspaceInvalid: with every problem found.
     """
     tree, report = parse_yaml(text, origin)
-    return _workspace(tree.value, report, env, checks)
+    return _workspace(tree.value, report, env, checks, beside)
 
 
-def parse_json_workspace(text: str, *, origin: str, env: Mapping[str, str], checks: Checks) -> Parsed:
+def parse_json_workspace(
+    text: str, *, origin: str, env: Mapping[str, str], checks: Checks, beside: Beside = NOTHING_BESIDE
+) -> Parsed:
     """Read the same document as JSON; problems name paths, not lines.
 
     Raises:
         WorkspaceInvalid: with every problem found.
     """
     report = Report(origin)
-    return _workspace(parse_json(text, report), report, env, checks)
-
-
-def content_version(value: Any) -> str:
-    """Return a short hash of plain values: the same for the same content, however it is written."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=Secret.reveal)
-    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()[:_VERSION_DIGITS]
+    return _workspace(parse_json(text, report), report, env, checks, beside)
 
 
 def format_document(text: str) -> str:
@@ -89,23 +88,26 @@ def format_document(text: str) -> str:
 # ---------------------------------------------------------------- from values to the snapshot
 
 
-def _workspace(value: Any, report: Report, env: Mapping[str, str], checks: Checks) -> Parsed:
+def _workspace(value: Any, report: Report, env: Mapping[str, str], checks: Checks, beside: Beside) -> Parsed:
     if value is None:
         report.error((), "is empty; it needs at least `workspace: {id: …}`")
         report.raise_if_failed()
     resolved = resolve_references(value, env, report)
     builder = _Builder(report, checks, resolved, decode(WorkspaceDocument, resolved, report))
+    builder.declare_transformations(beside, env)
     sources, destinations, connections = builder.sources(), builder.destinations(), builder.connections()
+    transformations = builder.used_transformations()
     report.raise_if_failed()
     document = builder.document()
     return report.parsed(
         Workspace(
             id=document.workspace.id,
             name=document.workspace.name or document.workspace.id,
-            version=content_version(resolved),
+            version=snapshot_version(resolved, transformations),
             sources=sources,
             destinations=destinations,
             connections=connections,
+            transformations=transformations,
             suppressed_user_ids=frozenset(document.suppressed_user_ids),
         )
     )
@@ -119,6 +121,20 @@ class _Builder:
         self._checks = checks
         self._resolved = resolved if isinstance(resolved, dict) else {}
         self._decoded = decoded
+        self._transformations = Transformations(report, checks, NOTHING_BESIDE, {}, ())
+
+    def declare_transformations(self, beside: Beside, env: Mapping[str, str]) -> None:
+        """Read what there is to refer to; comes before everything that refers."""
+        libraries = make_libraries(tuple(self._parts("libraries", LibraryDocument)), beside, self._report)
+        self._transformations = Transformations(self._report, self._checks, beside, env, libraries)
+        declared = [
+            Declared(path, item) for path, item in self._parts("transformations", TransformationDocument)
+        ]
+        self._transformations.declare(declared, frozenset(self._ids("transformations", "name")))
+
+    def used_transformations(self) -> tuple[Transformation, ...]:
+        """Return what sources, destinations and connections refer to; comes after all of them."""
+        return self._transformations.used()
 
     def document(self) -> WorkspaceDocument:
         """Return the whole document; there is one whenever nothing was reported."""
@@ -146,6 +162,7 @@ class _Builder:
             if item.source not in sources:
                 hint = nearest(item.source, sources)
                 self._report.error((*path, "from"), f"there is no source {item.source!r}{hint}")
+            transformations = self._references((*path, "transformations"), item.transformations)
             for place, destination_id in _targets((*path, "to"), item.to):
                 pair = (item.source, destination_id)
                 if destination_id not in destinations:
@@ -158,6 +175,7 @@ class _Builder:
                     destination_id=destination_id,
                     enabled=item.enabled,
                     filters=item.filters,
+                    transformations=transformations,
                 )
         return tuple(made.values())
 
@@ -187,11 +205,12 @@ class _Builder:
             geo_enrichment=item.geo_enrichment,
             user_agent_enrichment=item.user_agent_enrichment,
             bots=item.bots,
+            edge=self._references((*path, "edge"), item.edge, edge=True),
         )
 
     def _destination(self, path: Path, item: DestinationDocument) -> Destination:
         type_name = item.type.upper()
-        check = check_settings(self._checks, type_name, item.config, self._report)
+        check = check_settings(self._checks.config, type_name, item.config, self._report)
         if not check.known:
             hint = nearest(type_name, check.names).lower()
             self._report.error((*path, "type"), f"there is no destination type {item.type!r}{hint}")
@@ -216,9 +235,15 @@ class _Builder:
             consent=item.consent,
             one_trust_categories=item.one_trust_categories,
             ketch_purposes=item.ketch_purposes,
+            transformations=self._references((*path, "transformations"), item.transformations),
             delivery=item.delivery,
             start=item.start,
         )
+
+    def _references(self, path: Path, names: Sequence[str], *, edge: bool = False) -> tuple[str, ...]:
+        """Return the ids of the transformations that are named."""
+        refer = self._transformations.refer_edge if edge else self._transformations.refer
+        return tuple(filter(None, (refer((*path, index), name) for index, name in enumerate(names))))
 
     def _filters(self, path: Path, filters: Sequence[Filter]) -> None:
         names: set[str] = set()
@@ -242,11 +267,11 @@ class _Builder:
             if isinstance(part, kind):
                 yield (section, index), part
 
-    def _ids(self, section: str) -> dict[str, int]:
+    def _ids(self, section: str, field: str = "id") -> dict[str, int]:
         """Return the ids a section declares, also of items with mistakes, and where each came first."""
         first: dict[str, int] = {}
         for index, item in enumerate(self._items(section)):
-            given = revealed(item.get("id")) if isinstance(item, dict) else None
+            given = revealed(item.get(field)) if isinstance(item, dict) else None
             if isinstance(given, str):
                 first.setdefault(given, index)
         return first
