@@ -20,7 +20,8 @@ from mainstem.settings import Settings, environment
 from mainstem.stream.base import Stream
 from mainstem.stream.embedded import EmbeddedLimits
 from mainstem.stream.open import open_stream
-from mainstem.workspace.checks import Checks, ConfigCheck
+from mainstem.transformations.ready import catalog as ready
+from mainstem.workspace.checks import Checks, ConfigCheck, ReadyCheck
 from mainstem.workspace.errors import Problem
 from mainstem.workspace.model import Destination, Workspace, WorkspaceSource
 from mainstem.workspace.open import open_workspace
@@ -118,8 +119,23 @@ def _check_expression(text: str) -> str | None:
     return None
 
 
-CHECKS: Final = Checks(config=_check_destination, expression=_check_expression)
-"""What the workspace's loaders ask about destinations' settings and expressions."""
+def _check_ready(name: str, raw: Mapping[str, Any]) -> ReadyCheck:
+    spec = ready.find_spec(name)
+    if spec is None:
+        return ReadyCheck(known=False, names=tuple(ready.names()))
+    result = ready.validate_settings(name, raw)
+    problems = [Problem(path, message) for path, message in result.errors]
+    problems += [Problem(path, message, "warning") for path, message in result.warnings]
+    return ReadyCheck(
+        config=result.config,
+        problems=tuple(problems),
+        secret_fields=spec.secret_fields,
+        edge=spec.edge,
+    )
+
+
+CHECKS: Final = Checks(config=_check_destination, expression=_check_expression, ready=_check_ready)
+"""What the workspace's loaders ask about settings and expressions."""
 
 
 async def ensure_cursors(workspace: Workspace, stream: Stream, ledger: Ledger) -> None:
