@@ -487,7 +487,7 @@ def test_huge_results(load: LoadCode) -> None:
     code = "def transformEvent(event, metadata):\n    return {'x': 'x' * event['size']}\n"
     program = load(code, max_result_bytes=1000, max_answer_bytes=2000)
     assert program.run({"size": 2000}, {"size": 10}) == [
-        "transformEvent returned 2,010 bytes for one event, more than 1,000",
+        "transformEvent returned more than 1,000 bytes for one event",
         [{"x": "x" * 10}],
     ]
     assert isinstance(program.raw([{"size": 900}] * 3), Overflow)

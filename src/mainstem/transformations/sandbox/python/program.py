@@ -214,23 +214,17 @@ class Program:
         if self._handed:
             self._reveal_kept_metadata()
         if type(value) is dict:
-            result = b"[" + self._json(value) + b"]"
-        elif value is None:
+            return self._array((value,))
+        if value is None:
             return _DROPPED
-        elif type(value) is CoroutineType:
+        if type(value) is CoroutineType:
             return self._kept(_finish(value))
-        elif isinstance(value, dict):
-            result = b"[" + self._json(value) + b"]"
-        elif isinstance(value, list):
-            if not value:
-                return _DROPPED
+        if isinstance(value, dict):
+            return self._array((value,))
+        if isinstance(value, list):
             self._all_dicts(value)
-            result = b"[" + b",".join([self._json(each) for each in value]) + b"]"
-        else:
-            raise _NoEventError(f"{self._entry} returned {_a(value)}, not a dict, a list of dicts or None")
-        if len(result) > self._load.max_result_bytes:
-            raise _NoEventError(self._too_large(len(result)))
-        return result
+            return self._array(value) if value else _DROPPED
+        raise _NoEventError(f"{self._entry} returned {_a(value)}, not a dict, a list of dicts or None")
 
     def _kept_together(self, value: Any, origins: Origins) -> list[bytes]:
         if type(value) is CoroutineType:
@@ -246,12 +240,10 @@ class Program:
             if not group:
                 results.append(_DROPPED)
                 continue
-            result = b"[" + b",".join([self._json(value[number]) for number in group]) + b"]"
-            results.append(
-                result
-                if len(result) <= self._load.max_result_bytes
-                else _failed(self._too_large(len(result)))
-            )
+            try:
+                results.append(self._array([value[number] for number in group]))
+            except _NoEventError as error:
+                results.append(_failed(self._describe(error)))
         return results
 
     def _all_dicts(self, values: Sequence[Any]) -> None:
@@ -261,12 +253,21 @@ class Program:
                     f"{self._entry} returned a list with {_a(each)} at {number}, not only dicts"
                 )
 
-    def _json(self, value: dict[str, Any]) -> bytes:
+    def _array(self, messages: Sequence[dict[str, Any]]) -> bytes:
+        most = self._load.max_result_bytes
+        parts: list[bytes] = []
+        size = 2
         try:
-            return _encode(value)
+            for message in messages:
+                part = _encode(message)
+                size += len(part) + 1
+                if size > most:
+                    raise _NoEventError(f"{self._entry} returned more than {most:,} bytes for one event")
+                parts.append(part)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             text = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise _NoEventError(f"{self._entry} returned what can't be written as JSON: {text}") from None
+        return b"[" + b",".join(parts) + b"]"
 
     # ── what it may call ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -438,11 +439,6 @@ class Program:
 
     def _too_long(self) -> str:
         return f"{self._entry} took longer than {self._load.timeout_s:g} s"
-
-    def _too_large(self, size: int) -> str:
-        return (
-            f"{self._entry} returned {size:,} bytes for one event, more than {self._load.max_result_bytes:,}"
-        )
 
 
 class _Poisoned(Exception):
