@@ -47,7 +47,10 @@ class Deadline:
             raise TookTooLong
 
     def leave(self) -> None:
-        """User code ended; what follows is not interrupted."""
+        """User code ended; what follows is not interrupted.
+
+        May raise `TookTooLong` itself, when the time is up in its first step: who catches that calls it once more.
+        """
         self._guarded = False
 
     @contextmanager

@@ -24,7 +24,7 @@ def describe(error: BaseException, hidden: Iterable[str] = ()) -> str:
     name = type(error).__name__
     text = _text(error)
     if isinstance(error, SyntaxError) and error.filename is not None:
-        place = _at(error.filename, "", error.lineno or 0)
+        place = _at(error.filename, "", error.lineno or 0) or _place(error.__traceback__)
         text = error.msg or text
     else:
         place = _place(error.__traceback__)

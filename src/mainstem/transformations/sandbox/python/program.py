@@ -59,7 +59,7 @@ class Program:
         self._first = 0
         self._index = 0
         self._fields: list[dict[str, Any]] | None = None
-        self._ids: dict[Any, int] = {}
+        self._ids: dict[str, int] = {}
         self._sight = Sight()
         self._handed: list[Metadata] = []
         self._logs: list[str] = []
@@ -79,9 +79,9 @@ class Program:
             finally:
                 deadline.leave()
         except TookTooLong:
-            raise CodeWrong(
-                f"what stands outside of functions took longer than {load.timeout_s:g} s"
-            ) from None
+            deadline.leave()
+            reason = f"what stands outside of functions took longer than {load.timeout_s:g} s"
+            raise CodeWrong(reason) from None
         except CodeWrong:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever user code raises
@@ -137,7 +137,9 @@ class Program:
             except TookTooLong:
                 # An event that had the batch's time for itself has failed. One that only came late has not: the
                 # batch is too long, and is run again in smaller parts.
-                if blamed or monotonic() - begun_s < 0.9 * self._load.timeout_s:
+                leave()
+                took_s = monotonic() - begun_s
+                if len(messages) > 1 and (blamed or took_s < 0.9 * self._load.timeout_s):
                     return None
                 blamed = True
                 self._deadline.start(_GRACE_S)
@@ -155,6 +157,7 @@ class Program:
         try:
             return self._part(run, raws, 0)
         except TookTooLong:
+            self._deadline.leave()
             return [_failed(self._too_long())] if len(raws) == 1 else None
 
     def _part(self, run: Run, raws: Sequence[msgspec.Raw], first: int) -> list[bytes]:
@@ -163,7 +166,7 @@ class Program:
         origins = Origins(messages)
         self._first = self._index = first
         self._messages = messages
-        self._ids = {message.get("messageId"): index for index, message in enumerate(messages)}
+        self._ids = {str(message.get("messageId")): index for index, message in enumerate(messages)}
         self._surroundings.set(run.seeds[first], run.now_ms[first])
         logged = len(self._logs)
         try:
@@ -199,6 +202,7 @@ class Program:
             finally:
                 self._deadline.leave()
         except TookTooLong:
+            self._deadline.leave()
             return _failed(self._too_long())
         except MemoryError as again:
             reason = self._out_of_memory(again)
@@ -401,6 +405,7 @@ class Program:
             finally:
                 self._deadline.leave()
         except BaseException:  # noqa: BLE001 - there is nothing to go on with; the parent starts another process
+            self._deadline.leave()
             raise _Poisoned from None
 
     def _reduced_builtins(self) -> dict[str, Any]:
@@ -425,6 +430,7 @@ class Program:
             finally:
                 self._deadline.leave()
         except (TookTooLong, Exception):  # noqa: BLE001 - the error's own text is user code
+            self._deadline.leave()
             return faults.bounded(type(error).__name__, self._hidden)
 
     def _out_of_memory(self, error: MemoryError) -> str:
