@@ -37,6 +37,7 @@ def transformEvent(event, metadata):
         ("[event, None]", "transformEvent returned a list with a NoneType at 1, not only dicts"),
         ("{'a': 1j}", "transformEvent returned what can't be written as JSON: there is a complex in it"),
         ("{'a': '\\ud800'}", "transformEvent returned what can't be written as JSON"),
+        ("{(1, 2): 1}", "can't be written as JSON: a tuple can't be a key"),
         ("{None: 1}", "transformEvent returned what can't be written as JSON"),
     ],
 )
@@ -120,6 +121,38 @@ def transformEvent(event, metadata):
     assert results[1] == "price_of, line 3: KeyError: 'properties'"
     assert results[2] == "transformEvent, line 8: ValueError: no such plan"
     assert results[3][0]["price"] == 4
+
+
+def test_an_error_whose_class_hides_its_name(load: LoadCode) -> None:
+    code = """
+class Hidden(type):
+    def __getattribute__(cls, name):
+        raise ValueError
+
+class Odd(Exception, metaclass=Hidden):
+    pass
+
+def transformEvent(event, metadata):
+    raise Odd("text")
+"""
+    assert load(code).one() == "transformEvent, line 10: Odd: text"
+
+
+def test_an_error_whose_text_never_ends(load: LoadCode) -> None:
+    code = """
+class Odd(Exception):
+    def __str__(self):
+        while True:
+            pass
+
+def transformEvent(event, metadata):
+    if event.get("odd"):
+        raise Odd
+    return event
+"""
+    odd, after = load(code, timeout_s=0.3).run({"odd": True}, {})
+    assert odd == "transformEvent took longer than 0.3 s"
+    assert isinstance(after, list)
 
 
 def test_what_is_no_exception_fails_the_event_too(load: LoadCode) -> None:

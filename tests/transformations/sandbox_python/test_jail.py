@@ -212,6 +212,8 @@ def test_the_environment_tells_nothing(start: Start, monkeypatch: pytest.MonkeyP
         "while True:\n    try:\n        while True: pass\n    except Exception: pass",
         "__import__('re').match('(a|a)+$', 'a' * 60 + 'b')",
         "__import__('time').sleep(60)",
+        # What is raised in a destructor is dropped, and the code goes on when it ends.
+        "class D:\n    def __del__(self):\n        while True: pass\nD()\nreturn event",
     ],
 )
 def test_what_does_not_end_is_ended(start: Start, body: str) -> None:

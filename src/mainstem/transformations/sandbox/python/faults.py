@@ -21,7 +21,7 @@ def describe(error: BaseException, hidden: Iterable[str] = ()) -> str:
     Calls the error's `__str__`, which is user code: guard it by the deadline. Never raises for what that does,
     except `TookTooLong`.
     """
-    name = type(error).__name__
+    name = class_name(error)
     text = _text(error)
     if isinstance(error, SyntaxError) and error.filename is not None:
         place = _at(error.filename, "", error.lineno or 0) or _place(error.__traceback__)
@@ -30,6 +30,12 @@ def describe(error: BaseException, hidden: Iterable[str] = ()) -> str:
         place = _place(error.__traceback__)
     said = f"{name}: {text}" if text else name
     return bounded(f"{place}: {said}" if place else said, hidden)
+
+
+def class_name(value: object) -> str:
+    """Return the name of its class, without asking a metaclass, which may be the user's."""
+    name: str = vars(type)["__name__"].__get__(type(value))
+    return name[:100]
 
 
 def bounded(text: str, hidden: Iterable[str] = ()) -> str:

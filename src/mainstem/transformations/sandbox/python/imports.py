@@ -20,9 +20,10 @@ from typing import Any, Final
 MODULES: Final = (
     "__future__", "abc", "base64", "binascii", "bisect", "calendar", "collections", "collections.abc", "contextlib",
     "copy", "csv", "dataclasses", "dateutil", "dateutil.easter", "dateutil.parser", "dateutil.relativedelta",
-    "dateutil.rrule", "dateutil.tz", "dateutil.utils", "decimal", "difflib", "enum", "fractions", "functools", "hashlib",
-    "heapq", "hmac", "html", "ipaddress", "itertools", "json", "math", "numbers", "operator", "re", "statistics",
-    "string", "struct", "textwrap", "types", "typing", "unicodedata", "urllib.parse", "warnings", "zlib", "zoneinfo",
+    "dateutil.rrule", "dateutil.tz", "dateutil.utils", "decimal", "difflib", "enum", "fractions", "functools",
+    "hashlib", "heapq", "hmac", "html", "ipaddress", "itertools", "json", "math", "numbers", "operator", "re",
+    "statistics", "string", "struct", "textwrap", "types", "typing", "unicodedata", "urllib.parse", "warnings",
+    "zlib", "zoneinfo",
 )  # fmt: skip
 """Handed out as they are. `seeded.MODULES`, `requests`, `urllib` and `io` come on top, made here."""
 
@@ -31,8 +32,8 @@ _INNER: Final = ("_strptime", "copyreg")
 _LATER: Final = (*_INNER, "encodings.idna", "encodings.punycode")
 """What the standard library imports only when it is needed, which is too late."""
 _ENCODINGS: Final = (
-    "ascii", "base64_codec", "big5", "cp1250", "cp1251", "cp1252", "cp437", "cp850", "euc_jp", "euc_kr", "gb18030", "gbk",
-    "hex_codec", "iso8859_1", "iso8859_15", "iso8859_2", "koi8_r", "latin_1", "mac_roman", "quopri_codec",
+    "ascii", "base64_codec", "big5", "cp1250", "cp1251", "cp1252", "cp437", "cp850", "euc_jp", "euc_kr", "gb18030",
+    "gbk", "hex_codec", "iso8859_1", "iso8859_15", "iso8859_2", "koi8_r", "latin_1", "mac_roman", "quopri_codec",
     "raw_unicode_escape", "rot_13", "shift_jis", "unicode_escape", "utf_16", "utf_16_be", "utf_16_le", "utf_32",
     "utf_32_be", "utf_32_le", "utf_7", "utf_8", "utf_8_sig", "zlib_codec",
 )  # fmt: skip

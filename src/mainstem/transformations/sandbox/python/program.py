@@ -135,19 +135,21 @@ class Program:
                 finally:
                     leave()
             except TookTooLong:
+                leave()
+                result = b""  # see below
+            except MemoryError as error:
+                result = self._once_more(error, index, run)
+            except BaseException as error:  # noqa: BLE001 - whatever user code raises fails this event only
+                result = _failed(self._describe(error))
+            if self._deadline.passed:
                 # An event that had the batch's time for itself has failed. One that only came late has not: the
                 # batch is too long, and is run again in smaller parts.
-                leave()
                 took_s = monotonic() - begun_s
                 if len(messages) > 1 and (blamed or took_s < 0.9 * self._load.timeout_s):
                     return None
                 blamed = True
                 self._deadline.start(_GRACE_S)
                 result = _failed(self._too_long())
-            except MemoryError as error:
-                result = self._once_more(error, index, run)
-            except BaseException as error:  # noqa: BLE001 - whatever user code raises fails this event only
-                result = _failed(self._describe(error))
             results.append(result)
         return results
 
@@ -421,7 +423,7 @@ class Program:
     # ── what people read ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _describe(self, error: BaseException) -> str:
-        if isinstance(error, _NoEventError):
+        if type(error) is _NoEventError:
             return faults.bounded(str(error), self._hidden)
         try:
             try:
@@ -431,7 +433,7 @@ class Program:
                 self._deadline.leave()
         except (TookTooLong, Exception):  # noqa: BLE001 - the error's own text is user code
             self._deadline.leave()
-            return faults.bounded(type(error).__name__, self._hidden)
+            return faults.bounded(faults.class_name(error), self._hidden)
 
     def _out_of_memory(self, error: MemoryError) -> str:
         try:
@@ -468,7 +470,7 @@ def _finish(coroutine: "CoroutineType[Any, Any, Any]") -> Any:
 def _a(value: object) -> str:
     if isinstance(value, GeneratorType):
         return "a generator (it uses yield; return a list instead)"
-    name = type(value).__name__[:100]
+    name = faults.class_name(value)
     return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
@@ -483,6 +485,8 @@ def _text(value: Any) -> str:
 
 def _as_json(value: Any) -> Any:
     """Return what msgspec can write for a value of a class that it doesn't know."""
+    if type(value) in (list, tuple, dict):
+        raise TypeError(f"{_a(value)} can't be a key")  # as values it knows them
     if isinstance(value, datetime):
         clock = time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
         return datetime.combine(date(value.year, value.month, value.day), clock)
