@@ -118,15 +118,16 @@ def test_the_interpreters_own_modules_stay_as_they_are(load: LoadCode) -> None:
     assert before == (time.time, datetime.datetime, random.random, random.Random)
 
 
-def test_dateutil_has_the_events_clock() -> None:
-    # In a process of its own: it changes dateutil for good.
+def test_dateutil_and_statistics_have_them_too() -> None:
+    # In a process of its own: it changes these modules for good.
     code = """
 from mainstem.transformations.sandbox.python import imports
 from mainstem.transformations.sandbox.python.seeded import Surroundings
 imports.warm()
 surroundings = Surroundings(seeded=True)
-surroundings.reach_dateutil()
+surroundings.reach_others()
 surroundings.set("", 1_770_000_000_000)
+import statistics
 import dateutil.parser, dateutil.relativedelta, dateutil.rrule, dateutil.tz, dateutil.utils
 now = surroundings.modules["datetime"].datetime.now()
 print(dateutil.parser.parse("10:30"))
@@ -135,6 +136,10 @@ print(now + dateutil.relativedelta.relativedelta(months=1))
 print(dateutil.rrule.rrule(dateutil.rrule.DAILY, count=1)[0])
 print(dateutil.parser.isoparse("2026-01-02T03:04:05Z").astimezone(dateutil.tz.gettz("America/New_York")))
 print(isinstance(dateutil.parser.parse("2026-01-01"), surroundings.modules["datetime"].datetime))
+surroundings.uses_random()
+samples = statistics.NormalDist().samples(3)
+surroundings.set("", 0)
+print(samples == statistics.NormalDist().samples(3))
 """
     printed = subprocess.run(
         [sys.executable, "-c", code],
@@ -149,5 +154,6 @@ print(isinstance(dateutil.parser.parse("2026-01-01"), surroundings.modules["date
         "2026-03-02 02:40:00",
         "2026-02-02 02:40:00",
         "2026-01-01 22:04:05-05:00",
+        "True",
         "True",
     ]

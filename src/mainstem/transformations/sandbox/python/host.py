@@ -1,8 +1,11 @@
-"""The Python sandbox process: `python -I -m mainstem.transformations.sandbox.python.host FD`.
+"""The Python sandbox process: `python -s -P -m mainstem.transformations.sandbox.python.host FD`.
 
 runtime -> **host** -> program -> the user's function. `sandbox.child` owns the order of things: everything is
 imported, then the jail closes, then the code is compiled and run. Every process holds one transformation version
 with its own credentials, and nothing else of ours.
+
+Its environment is `PYTHONHASHSEED=0` and `TZ=UTC`, so that sets have one order and times one zone in all processes.
+(`-I` would ignore the first; with no other variable there is nothing else that it would be for.)
 
 The code can reach this module's objects through frames. That is no breach: it holds nothing that the code isn't told
 anyway, and what it can do to the process is bounded by the kernel. What it can fake are its own results.
@@ -40,7 +43,7 @@ class PythonHost:
             CodeWrong: it can't be used.
         """
         surroundings = Surroundings(seeded=load.seeded)
-        surroundings.reach_dateutil()
+        surroundings.reach_others()
         return Program(load, self._deadline, surroundings)
 
 

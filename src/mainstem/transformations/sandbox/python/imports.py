@@ -93,7 +93,7 @@ class Importer:
         return f"no '{name}' here. Modules: {', '.join(tops)}. Libraries: {libraries}"
 
 
-_RANDOM: Final = frozenset({"random", "secrets", "uuid"})
+_RANDOM: Final = frozenset({"random", "secrets", "statistics", "uuid"})
 
 
 def warm() -> None:

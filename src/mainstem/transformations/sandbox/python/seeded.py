@@ -62,10 +62,11 @@ class Surroundings:
             digest = blake2b(self._seed.encode("utf-8", "replace"), digest_size=8).digest()
             self._generator.seed(int.from_bytes(digest, "big"))
 
-    def reach_dateutil(self) -> None:
-        """Let dateutil's clock be the event's too (its default date, `utils.today`, `rrule`'s start).
+    def reach_others(self) -> None:
+        """Let other modules have the event's clock and chance too: dateutil's default date, `utils.today` and
+        `rrule`'s start; `statistics.NormalDist.samples`.
 
-        Changes dateutil for the whole process.
+        Changes these modules for the whole process.
         """
         if self.seeded:
             module: Any = self.modules["datetime"]
@@ -75,6 +76,7 @@ class Surroundings:
                 ("dateutil.utils", module.datetime),
             ):
                 vars(importlib.import_module(name))["datetime"] = value
+            vars(importlib.import_module("statistics"))["random"] = self.modules["random"]
 
     def _copies(self) -> Sequence[tuple[str, ModuleType]]:
         random = self._random()
