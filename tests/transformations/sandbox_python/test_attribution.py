@@ -32,7 +32,7 @@ def test_an_output_belongs_to(output: dict[str, Any], index: int) -> None:
 
 
 def test_outputs_keep_their_order_within_an_input() -> None:
-    outputs = [
+    outputs: list[dict[str, Any]] = [
         {"messageId": "m3"},
         {"messageId": "m1", "n": 1},
         {"messageId": "m1", "n": 2},

@@ -61,9 +61,7 @@ def _place(trace: TracebackType | None) -> str:
     place = ""
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename.startswith("<") and (
-            found := _at(code.co_filename, code.co_name, trace.tb_lineno)
-        ):
+        if found := _at(code.co_filename, code.co_name, trace.tb_lineno):
             place = found
         trace = trace.tb_next
     return place
