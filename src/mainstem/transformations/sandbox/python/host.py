@@ -11,6 +11,8 @@ The code can reach this module's objects through frames. That is no breach: it h
 anyway, and what it can do to the process is bounded by the kernel. What it can fake are its own results.
 """
 
+import gc
+
 from mainstem.transformations.sandbox import child
 from mainstem.transformations.sandbox.python import imports
 from mainstem.transformations.sandbox.python.deadline import Deadline
@@ -44,6 +46,9 @@ class PythonHost:
         """
         surroundings = Surroundings(seeded=load.seeded)
         surroundings.reach_others()
+        # What is there for good is looked at no more.
+        gc.collect()
+        gc.freeze()
         return Program(load, self._deadline, surroundings)
 
 
