@@ -300,8 +300,8 @@ class Program:
     def _reveal_kept_metadata(self) -> None:
         # What the code still holds (in the event it returns, in a global) can be read without our noticing.
         while self._handed:
-            made = self._handed.pop()
-            if sys.getrefcount(made) > 2:
+            made, references = _last(self._handed)
+            if references > _UNKEPT:
                 made.reveal()
 
     def _log(self, *values: Any) -> None:
@@ -455,6 +455,16 @@ class _Poisoned(Exception):
 
 class _NoEventError(Exception):
     """What was returned is no event; the text says why."""
+
+
+def _last(handed: list[Metadata]) -> tuple[Metadata, int]:
+    """Take out the last, and count who refers to it."""
+    made = handed.pop()
+    return made, sys.getrefcount(made)
+
+
+_UNKEPT: Final = _last([Metadata({}, Sight())])[1]
+"""The count when nobody else does, which differs between versions of Python."""
 
 
 def _finish(coroutine: "CoroutineType[Any, Any, Any]") -> Any:
