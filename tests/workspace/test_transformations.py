@@ -222,7 +222,7 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path: Path) -> None:
         (
             "  - {name: mask, folder: nowhere}\n",
             "[mask]",
-            "transformations[0].folder (line 6): nowhere has no published version",
+            "transformations[0].folder (line 6): there is no published version in nowhere",
         ),
         (
             "  - {name: mask, folder: ../up}\n",

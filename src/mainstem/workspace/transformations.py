@@ -132,7 +132,9 @@ class Transformations:
         there = published_versions(self._beside, folder)
         if not there:
             self._once(
-                declared, "folder", f"{folder} has no published version: mainstem transformation publish"
+                declared,
+                "folder",
+                f"there is no published version in {folder} yet: mainstem transformation publish",
             )
             return None
         return self._make(declared, str(item.version or there[-1]))
