@@ -17,6 +17,7 @@ from mainstem.workspace.model import (
     Destination,
     Filter,
     Source,
+    Transformation,
     WebhookMapping,
     Workspace,
 )
@@ -227,6 +228,33 @@ def test_the_example_goes_round() -> None:
     text = (ROOT / "examples" / "workspace.yaml").read_text("utf-8")
     before = parse(text, WEB_WRITE_KEY="w", SERVER_WRITE_KEY="s", HOOK_TOKEN="token").workspace
     assert_same(before, exported(before)[1])
+
+
+# ---------------------------------------------------------------- any code
+
+LINES = st.lists(
+    st.text(st.sampled_from("ab{}$:#'\"\\- \t"), max_size=8)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
+    max_size=6,
+)
+
+
+@given(lines=LINES, end=st.sampled_from(["", "\n", "\n\n", "\n  "]))
+@settings(max_examples=150)
+def test_any_code_goes_round(lines: list[str], end: str) -> None:
+    code = "\n".join(lines) + end
+    if not code:
+        return
+    made = Transformation(id="t@1", name="t", version="1", kind="python", code=code, settings={})
+    before = Workspace(
+        id="w",
+        version="v",
+        sources=(Source(id="s", name="s", write_keys=("k",)),),
+        destinations=(destination(transformations=("t@1",)),),
+        transformations=(made, Transformation(id="u@1", name="u", version="1", kind="python", code="x")),
+    )
+    _, after = exported(before)
+    assert after.transformations == (made,)
 
 
 # ---------------------------------------------------------------- any workspace

@@ -24,6 +24,7 @@ def applied(parsed: Parsed, origin: str, clock: Clock) -> None:
         sources=len(workspace.sources),
         destinations=len(workspace.destinations),
         connections=len(workspace.connections),
+        transformations=len(workspace.transformations),
     )
 
 
