@@ -11,10 +11,12 @@ from typing import Final
 from mainstem.workspace.model import CodeLibrary
 
 _JAVASCRIPT: Final = re.compile(
-    r"""^[ \t]*(?:import|export)\b[^;'"`]*?\bfrom\s*(['"])(?P<from>[^'"\n]+)\1"""
-    r"""|^[ \t]*import\s*(['"])(?P<bare>[^'"\n]+)\3""",
+    # What may stand before `from` is bounded, and no function's body fits: `export function … // from 'x'` is none.
+    r"""^[ \t]*(?:import\b(?:[\w\s{},*$]|//[^\n]*\n|/\*[^*]*\*/){1,2000}?|export\b[\w\s{},*$]{1,2000}?)"""
+    r"""\bfrom\s*(['"])(?P<from>[^'"\n]+)\1|^[ \t]*import\s*(['"])(?P<bare>[^'"\n]+)\3""",
     re.MULTILINE,
 )
+_BLOCK_COMMENT: Final = re.compile(r"^[ \t]*/\*.*?\*/", re.MULTILINE | re.DOTALL)
 _PYTHON: Final = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<from>[\w.]+)[ \t]+import\b|import[ \t]+(?P<names>[^\n#;]+))", re.MULTILINE
 )
@@ -23,7 +25,9 @@ _PYTHON: Final = re.compile(
 def imported(code: str, language: str) -> frozenset[str]:
     """Return the names that stand behind `from` and `import`; of a Python package the first part."""
     if language == "javascript":
-        return frozenset(match["from"] or match["bare"] for match in _JAVASCRIPT.finditer(code))
+        return frozenset(
+            match["from"] or match["bare"] for match in _JAVASCRIPT.finditer(_BLOCK_COMMENT.sub("", code))
+        )
     found: set[str] = set()
     for match in _PYTHON.finditer(code):
         named = [match["from"]] if match["from"] else match["names"].split(",")
