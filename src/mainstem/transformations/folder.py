@@ -121,7 +121,7 @@ def open_draft(place: Path) -> Draft:
 def draft_transformation(
     draft: Draft, env: Mapping[str, str], settings: Mapping[str, Any] | None = None
 ) -> Transformation:
-    """Return what the draft would be in a snapshot, with id `NAME@draft`.
+    """Return what the draft would be in a snapshot, with id `NAME@draft`; it reaches no host.
 
     Args:
         env: answers `${NAME}` in its settings.
@@ -158,6 +158,7 @@ def draft_transformation(
         libraries=draft.libraries,
         ready=draft.document.ready,
         settings=resolved,
+        geolocation=True,
     )
 
 
