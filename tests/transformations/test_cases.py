@@ -215,6 +215,22 @@ async def test_events_are_shown_before_and_after(tmp_path: Path) -> None:
     assert covered.uncovered_labels == {"track Drop": 1, "track Throw": 1, "track Split": 1, "page Home": 1}
 
 
+async def test_an_event_without_an_id_is_told_of_all_the_same(tmp_path: Path) -> None:
+    code = """\
+def transformEvent(event, metadata):
+    event["told"] = metadata(event)["sourceType"] if event["messageId"] else "nothing"
+    return [event, {"messageId": "own"}]
+"""
+    case = {
+        "name": "a",
+        "input": {"type": "track"},
+        "output": [{"type": "track", "told": "web"}, {"messageId": "own"}],
+        "metadata": {"sourceType": "web"},
+    }
+    (found,) = await verdicts(draft(tmp_path, case, code=code))
+    assert (found.passed, found.diff) == (True, "")
+
+
 def test_labels() -> None:
     events: list[dict[str, Any]] = [
         {},

@@ -40,6 +40,7 @@ Run = Callable[[Transformation, Sequence[Given]], Awaitable[BatchRun]]
 
 _NOW_MS: Final = 1_577_836_800_000
 """2020-01-01: the clock inside, for events without `receivedAt`."""
+_MADE_ID: Final = "without messageId: "
 _LONGEST_LIST: Final = 10_000
 
 
@@ -147,11 +148,12 @@ def read_lines(path: Path) -> list[tuple[int, Any]]:
     return rows
 
 
-def runner(runtime: Runtime, tools: Tools = NO_TOOLS) -> Run:
-    """Return what runs any transformation: code in the runtime, ready-made ones here."""
+def runner(runtime: Runtime | None, tools: Tools = NO_TOOLS) -> Run:
+    """Return what runs transformations: code in the runtime (None = none will come), ready-made ones here."""
 
     async def run(transformation: Transformation, given: Sequence[Given]) -> BatchRun:
         if transformation.kind != "ready":
+            assert runtime is not None  # noqa: S101 - said above
             return await runtime.run(transformation, given, logs=True)
         change = change_for(transformation, tools)
         return BatchRun(tuple(change(each.message, _about(each)) for each in given))
@@ -220,7 +222,7 @@ async def show_events(
         SandboxUnavailable: code can't be run on this machine.
     """
     for number, event in events:
-        batch = await run(transformation, [_given(event, "event", number, {})])
+        batch = await _in_batches(run, transformation, [_given(event, "event", number, {})])
         (result,) = batch.results
         output = result.messages if isinstance(result, Kept) else ()
         after: Any = output[0] if len(output) == 1 else list(output)
@@ -302,14 +304,32 @@ def _count(number: int) -> str:
 async def _in_batches(run: Run, transformation: Transformation, given: Sequence[Given]) -> BatchRun:
     size = transformation.limits.batch_events
     batches = [await run(transformation, given[start : start + size]) for start in range(0, len(given), size)]
+    results = [result for batch in batches for result in batch.results]
     return BatchRun(
-        tuple(result for batch in batches for result in batch.results),
-        tuple(line for batch in batches for line in batch.logs),
+        tuple(map(_without_made_ids, results)), tuple(line for batch in batches for line in batch.logs)
+    )
+
+
+def _without_made_ids(result: Result) -> Result:
+    if not isinstance(result, Kept):
+        return result
+    return Kept(
+        tuple(
+            {key: value for key, value in message.items() if key != "messageId"}
+            if str(message.get("messageId", "")).startswith(_MADE_ID)
+            else message
+            for message in result.messages
+        )
     )
 
 
 def _given(event: dict[str, Any], name: str, index: int, metadata: Mapping[str, Any]) -> Given:
-    message_id = id_text(event.get("messageId")) or f"{name} {index}"
+    # In the log every event has an id, and code is told of an event by it. One that a case leaves out is given here,
+    # and taken away from what comes out.
+    message_id = id_text(event.get("messageId"))
+    if not message_id:
+        message_id = f"{_MADE_ID}{name} {index}"
+        event = event | {"messageId": message_id}
     kind, received = event.get("type"), parse_time_ms(event.get("receivedAt"))
     named = event.get("event") if kind == "track" else event.get("name")
     told = {
