@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.transformations.sandbox_python.conftest import LoadCode
 
+import mainstem
+
+ENVIRONMENT = {"TZ": "UTC", "PYTHONPATH": str(Path(mainstem.__file__).parents[1])}
 CHANCE = """
 import random, secrets, uuid
 from random import randint, Random, SystemRandom
@@ -146,7 +150,7 @@ print(samples == statistics.NormalDist().samples(3))
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "TZ": "UTC"},
+        env={**os.environ, **ENVIRONMENT},
     )
     assert printed.stdout.splitlines() == [
         "2026-02-02 10:30:00",

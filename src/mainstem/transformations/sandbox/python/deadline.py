@@ -5,10 +5,13 @@ the interpreter (a huge `pow`), or code that swallows what is raised, is ended b
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _AGAIN_S: Final = 0.05
 """How soon it is raised once more: Python drops what is raised in a destructor, and code may swallow it."""
@@ -36,22 +39,22 @@ class Deadline:
         """Raise no more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def enter(self) -> None:
-        """User code begins: from here on `TookTooLong` may be raised at any bytecode.
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call user code: in it, `TookTooLong` may be raised at any bytecode.
+
+        Keep this function small. Memory may be used up when its `finally` runs; the interpreter then needs a number
+        for the place to go on at, and tries for ever when it can't have one. Up to 256 they are there already.
 
         Raises:
-            TookTooLong: the time is up already.
+            TookTooLong: the time is up.
         """
-        self._guarded = True
-        if self.passed:
-            raise TookTooLong
-
-    def leave(self) -> None:
-        """User code ended; what follows is not interrupted.
-
-        May raise `TookTooLong` itself, when the time is up in its first step: who catches that calls it once more.
-        """
-        self._guarded = False
+        try:
+            self._guarded = True
+            if self.passed:
+                raise TookTooLong
+            return function(*args, **kwargs)
+        finally:
+            self._guarded = False
 
     @contextmanager
     def suspended(self) -> Iterator[None]:

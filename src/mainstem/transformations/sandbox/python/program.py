@@ -31,6 +31,8 @@ _WITHHELD: Final = frozenset(
 )
 _GRACE_S: Final = 0.2
 """For the events after one that used up the batch's time; the parent waits longer than this before it kills."""
+_RESERVE_BYTES: Final = 1 << 20
+"""Given up when memory is used up, so that there is some to say so with."""
 _DROPPED: Final = b"null"
 
 
@@ -64,6 +66,7 @@ class Program:
         self._handed: list[Metadata] = []
         self._logs: list[str] = []
         self._log_room = 0
+        self._reserve = bytearray(_RESERVE_BYTES)
         self._importer = Importer(
             made={**surroundings.modules, **web.modules(self._fetch)},
             library_names=tuple(self._libraries),
@@ -73,13 +76,8 @@ class Program:
         self._builtins = self._reduced_builtins()
         deadline.start(load.timeout_s)
         try:
-            deadline.enter()
-            try:
-                self._function, self._entry = self._start()
-            finally:
-                deadline.leave()
+            self._function, self._entry = deadline.call(self._start)
         except TookTooLong:
-            deadline.leave()
             reason = f"what stands outside of functions took longer than {load.timeout_s:g} s"
             raise CodeWrong(reason) from None
         except CodeWrong:
@@ -121,21 +119,15 @@ class Program:
         """Run `transformEvent` for each; None: there was no time for all."""
         results: list[bytes] = []
         messages = self._messages = _decode_messages(run.events)
-        enter, leave, metadata = self._deadline.enter, self._deadline.leave, self._metadata_of_event
-        set_surroundings = self._surroundings.set
+        call, event, set_surroundings = self._deadline.call, self._event, self._surroundings.set
         blamed = False
         for index, message in enumerate(messages):
             self._index = index
             set_surroundings(run.seeds[index], run.now_ms[index])
             begun_s = monotonic()
             try:
-                try:
-                    enter()
-                    result = self._kept(self._function(message, metadata))
-                finally:
-                    leave()
+                result = call(event, message)
             except TookTooLong:
-                leave()
                 result = b""  # see below
             except MemoryError as error:
                 result = self._once_more(error, index, run)
@@ -159,7 +151,6 @@ class Program:
         try:
             return self._part(run, raws, 0)
         except TookTooLong:
-            self._deadline.leave()
             return [_failed(self._too_long())] if len(raws) == 1 else None
 
     def _part(self, run: Run, raws: Sequence[msgspec.Raw], first: int) -> list[bytes]:
@@ -172,12 +163,8 @@ class Program:
         self._surroundings.set(run.seeds[first], run.now_ms[first])
         logged = len(self._logs)
         try:
-            try:
-                self._deadline.enter()
-                # A list of its own: what the code takes out of it must stay findable.
-                return self._kept_together(self._function(list(messages), self._metadata_of_any), origins)
-            finally:
-                self._deadline.leave()
+            # A list of its own: what the code takes out of it must stay findable.
+            return self._deadline.call(self._batch, list(messages), origins)
         except TookTooLong:
             raise
         except MemoryError as error:
@@ -191,6 +178,12 @@ class Program:
         half = len(raws) // 2
         return self._part(run, raws[:half], first) + self._part(run, raws[half:], first + half)
 
+    def _event(self, message: dict[str, Any]) -> bytes:
+        return self._kept(self._function(message, self._metadata_of_event))
+
+    def _batch(self, messages: list[dict[str, Any]], origins: Origins) -> list[bytes]:
+        return self._kept_together(self._function(messages, self._metadata_of_any), origins)
+
     def _once_more(self, error: MemoryError, index: int, run: Run) -> bytes:
         """Give an event that found no memory a second chance: what earlier ones left behind is not its fault."""
         self._out_of_memory(error)
@@ -198,13 +191,8 @@ class Program:
         self._surroundings.set(run.seeds[index], run.now_ms[index])
         message = _decode_message(_decode_raws(run.events)[index])
         try:
-            try:
-                self._deadline.enter()
-                return self._kept(self._function(message, self._metadata_of_event))
-            finally:
-                self._deadline.leave()
+            return self._deadline.call(self._event, message)
         except TookTooLong:
-            self._deadline.leave()
             return _failed(self._too_long())
         except MemoryError as again:
             reason = self._out_of_memory(again)
@@ -401,13 +389,9 @@ class Program:
         try:
             # Untouched, it costs no more than the promise of it.
             bytearray(self._load.memory_bytes // 4)
-            self._deadline.enter()
-            try:
-                self._function, self._entry = self._start()
-            finally:
-                self._deadline.leave()
+            self._reserve = bytearray(_RESERVE_BYTES)
+            self._function, self._entry = self._deadline.call(self._start)
         except BaseException:  # noqa: BLE001 - there is nothing to go on with; the parent starts another process
-            self._deadline.leave()
             raise _Poisoned from None
 
     def _reduced_builtins(self) -> dict[str, Any]:
@@ -426,16 +410,12 @@ class Program:
         if type(error) is _NoEventError:
             return faults.bounded(str(error), self._hidden)
         try:
-            try:
-                self._deadline.enter()
-                return faults.describe(error, self._hidden)
-            finally:
-                self._deadline.leave()
+            return self._deadline.call(faults.describe, error, self._hidden)
         except (TookTooLong, Exception):  # noqa: BLE001 - the error's own text is user code
-            self._deadline.leave()
             return faults.bounded(faults.class_name(error), self._hidden)
 
     def _out_of_memory(self, error: MemoryError) -> str:
+        self._reserve = bytearray()
         try:
             place = faults.describe(error).removesuffix("MemoryError").rstrip(": ")
         except MemoryError:
