@@ -5,6 +5,7 @@ kernel. What ends the process here (`os._exit`), or loops where no signal is loo
 """
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 import mainstem
 from mainstem.transformations.sandbox import wire
-from mainstem.transformations.sandbox.wire import Done, Load, Loaded, NotLoaded, Run, ToParent
+from mainstem.transformations.sandbox.wire import Answer, Ask, Done, Load, Loaded, NotLoaded, Run, ToParent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the jail is Linux's")
 
@@ -94,19 +95,35 @@ class Child:
         self.loaded = self._receive()
 
     def run(self, *events: Mapping[str, Any]) -> Any:
-        messages = [{"messageId": f"m{number}", **event} for number, event in enumerate(events)]
-        encoded = msgspec.json.encode
-        ids = tuple(str(each["messageId"]) for each in messages)
-        self._send(
-            Run(encoded(messages), encoded([{}] * len(ids)), ids, (1_770_000_000_000,) * len(ids), True)
-        )
+        self._send(self._batch(events))
         answer = self._receive()
         return msgspec.json.decode(answer.results) if isinstance(answer, Done) else answer
+
+    def start_run(self, *events: Mapping[str, Any]) -> ToParent:
+        """Send a batch; return what the child says first."""
+        self._send(self._batch(events))
+        return self._receive()
+
+    def answer_in_bites(self, answer: Answer, bites: int, silent_s: float) -> ToParent:
+        """Send the answer in parts with `silent_s` between, in which the child must say nothing."""
+        frame = wire.pack(answer)
+        size = len(frame) // bites + 1
+        for start in range(0, len(frame), size):
+            self._end.sendall(frame[start : start + size])
+            if start + size < len(frame):
+                assert not select.select([self._end], [], [], silent_s)[0]
+        return self._receive()
 
     def close(self) -> None:
         self._end.close()
         self.process.kill()
         self.process.wait()
+
+    def _batch(self, events: Sequence[Mapping[str, Any]]) -> Run:
+        messages = [{"messageId": f"m{number}", **event} for number, event in enumerate(events)]
+        encoded = msgspec.json.encode
+        ids = tuple(str(each["messageId"]) for each in messages)
+        return Run(encoded(messages), encoded([{}] * len(ids)), ids, (1_770_000_000_000,) * len(ids), True)
 
     def _send(self, message: wire.ToChild) -> None:
         self._end.sendall(wire.pack(message))
@@ -282,6 +299,22 @@ def test_recursion_in_c_code_is_no_way_out(start: Start) -> None:
         assert child.process.wait(timeout=30) < 0
     else:
         assert results[0] is None or isinstance(results[0], str)
+
+
+def test_an_answer_that_comes_too_late_is_read_whole(start: Start) -> None:
+    code = """
+def transformEvent(event, metadata):
+    return {"got": fetchV2("https://api.example.com")["body"]} if event.get("ask") else event
+"""
+    child = start(code, fetch=True)
+    asked = child.start_run({"ask": True})
+    assert isinstance(asked, Ask)
+    # The time is up while half of the answer is there: the rest must not be taken for the next batch.
+    answer = Answer(asked.id, msgspec.json.encode({"url": "", "status": 200, "headers": {}, "body": "late"}))
+    done = child.answer_in_bites(answer, 3, TIMEOUT_S * 0.8)
+    assert isinstance(done, Done)
+    assert msgspec.json.decode(done.results) == ["transformEvent took longer than 0.5 s"]
+    assert child.run({}) == [[{"messageId": "m0"}]]
 
 
 def test_the_end_of_the_process_is_seen(start: Start) -> None:
