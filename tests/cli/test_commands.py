@@ -101,23 +101,27 @@ json.dump(said, sys.stdout)
 """
 
 
-def test_what_a_user_did_wrong_is_said_in_words(tmp_path: Path) -> None:
-    (tmp_path / "broken.yaml").write_text(
-        "workspace: {id: w}\nsources:\n  - {id: web, name: Web, write_kye: x}\n"
-    )
+def run_many(cwd: Path, commands: list[tuple[str, ...]]) -> list[tuple[int, str]]:
+    """Run them in one process; return the exit code and all that was said, of each."""
     result = subprocess.run(
         [sys.executable, "-c", _MANY],
-        cwd=tmp_path,
+        cwd=cwd,
         env={**os.environ, **_SECRETS},
-        input=json.dumps(list(_SAYS)),
+        input=json.dumps(commands),
         capture_output=True,
         text=True,
         timeout=100,
         check=True,
     )
-    for (arguments, (status, words)), (ended, text) in zip(
-        _SAYS.items(), json.loads(result.stdout), strict=True
-    ):
+    return [(ended, text) for ended, text in json.loads(result.stdout)]
+
+
+def test_what_a_user_did_wrong_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(
+        "workspace: {id: w}\nsources:\n  - {id: web, name: Web, write_kye: x}\n"
+    )
+    many = run_many(tmp_path, list(_SAYS))
+    for (arguments, (status, words)), (ended, text) in zip(_SAYS.items(), many, strict=True):
         said = " ".join(text.split())  # the terminal's boxes break lines
         assert words in said, (arguments, said)
         assert ended == status, (arguments, said)

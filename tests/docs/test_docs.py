@@ -258,7 +258,8 @@ def test_workspace_examples_fit_the_document(page: Path) -> None:
     """An example may be a part: what is missing in it does not matter, what is wrong does."""
     for text in blocks(page, "yaml"):
         value = YAML(typ="safe", pure=True).load(text)
-        if not isinstance(value, dict) or not value.keys() & {"sources", "destinations", "connections"}:
+        sections = {"sources", "destinations", "connections", "transformations", "libraries"}
+        if not isinstance(value, dict) or not value.keys() & sections:
             continue
         whole = text if "workspace" in value else f"workspace: {{id: example}}\n{text}"
         env = dict.fromkeys(re.findall(r"(?<!\$)\$\{(\w+)\}", text), "value")
