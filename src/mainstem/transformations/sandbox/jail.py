@@ -245,3 +245,16 @@ def _close_all_but(keep: set[int]) -> None:
             except OSError as error:
                 if error.errno != errno.EBADF:  # the listing's own is closed by now
                     raise
+
+
+def main() -> None:
+    """Try every layer on this process and write as JSON which hold: what `process.probe_layers` runs."""
+    cell = Jail()
+    cell.enter(keep_fds=())
+    layers = cell.seal(Limits(memory_bytes=64 * 1024**2))
+    os.write(1, msgspec.json.encode(layers))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -128,7 +128,8 @@ class Stopped(msgspec.Struct, frozen=True, array_like=True, tag="stopped"):
     """The child stopped the code by itself, before the parent killed it. Optional: a child that just dies or goes
     on too long is found out too, by halving the batch; this saves the halving."""
 
-    cause: Literal["time", "memory"]
+    cause: Literal["time", "memory", "spoilt"]
+    """spoilt: nobody's fault in this batch, which did not run: an earlier one left something that can't be undone."""
     suspect: int = -1
     """The position in the batch of the event that ran; -1: unknown."""
     certain: bool = False
