@@ -13,7 +13,7 @@ What both languages do alike:
   are tried, down to single events, so that only the guilty ones fail.
 - Both or none of the two functions: `CodeWrong("Expected one of transformEvent,transformBatch. Found …")`.
 - A failed event's text: `ErrorClass: message (line N)`, the line in the user's code, at most 500 characters.
-- messageIds of expanded events are the runtime's business (`runtime.py`), not the child's.
+- messageIds of expanded events are the pipeline's business (`pipeline/transform.py`), not the child's.
 - `metadata(event)` looks up `event.messageId` among the batch's inputs, unknown: an empty mapping; reading
   (or listing) a field that begins with `destination` sets `Done.saw_destination`.
 - Module state of the code is made anew for every batch, and what it changed in shared builtins is undone or the

@@ -6,15 +6,9 @@ bounded in number; who finds none free waits.
 
 A batch that breaks its process (time, memory, crash) is taken apart until the guilty events stand alone; those fail,
 the others get their results. Code runs again for that: `fetch` may be called twice for the same event.
-
-**messageIds.** What an event becomes keeps being recognised by its messageId. The first message has the input's, unless
-the code gave it another. Each further one without an id of its own gets one derived from (the input's messageId, the
-transformation's id, its position). So a retry or a replay makes the same ids.
 """
 
 import asyncio
-import hashlib
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -513,9 +507,7 @@ class _Batch:
             decoded = _decode(ended.results, len(given))
         except ValueError as error:
             return _Broken(f"the sandbox answered nonsense: {error}")
-        self._results[start:stop] = [
-            self._result(each, value) for each, value in zip(given, decoded, strict=True)
-        ]
+        self._results[start:stop] = [self._result(value) for value in decoded]
         self._saw_destination = self._saw_destination or ended.saw_destination
         if self._logs:
             self._lines.append((start, ended.logs))
@@ -539,7 +531,7 @@ class _Batch:
             case "spoilt":
                 return "the code changed builtins in a way that can't be undone"
 
-    def _result(self, given: Given, value: Any) -> Result:
+    def _result(self, value: Any) -> Result:
         if value is None:
             return Dropped()
         if isinstance(value, str):
@@ -550,7 +542,7 @@ class _Batch:
             return Dropped()
         if len(value) > MAX_MESSAGES:
             return Failed(f"returned more than {MAX_MESSAGES:,} events for one")
-        return Kept(_with_ids(value, given, self._transformation.id))
+        return Kept(tuple(value))
 
 
 _results_decoder: Final = msgspec.json.Decoder(list[Any])
@@ -576,35 +568,6 @@ def _run_of(given: Sequence[Given], logs: bool) -> Run:
         tuple(each.now_ms for each in given),
         logs,
     )
-
-
-def _with_ids(
-    messages: list[dict[str, Any]], given: Given, transformation_id: str
-) -> tuple[dict[str, Any], ...]:
-    """The messages with an id each; see the module."""
-    first = messages[0]
-    own = given.message.get("messageId")
-    base = own if isinstance(own, str) and own else given.seed
-    if not _has_id(first):
-        first["messageId"] = base
-    for index, message in enumerate(messages):
-        if index and (not _has_id(message) or message["messageId"] == base):
-            message["messageId"] = derived_id(base, transformation_id, index)
-    return tuple(messages)
-
-
-def _has_id(message: Mapping[str, Any]) -> bool:
-    message_id = message.get("messageId")
-    return isinstance(message_id, str) and message_id != ""
-
-
-def derived_id(message_id: str, transformation_id: str, index: int) -> str:
-    """Return the messageId of the message at `index` of what the event became: a UUID, always the same."""
-    text = f"{message_id}\x00{transformation_id}\x00{index}".encode("utf-8", "surrogatepass")
-    digest = bytearray(hashlib.blake2b(text, digest_size=16).digest())
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return str(uuid.UUID(bytes=bytes(digest)))
 
 
 def refused_url(url: str, allow_hosts: Sequence[str]) -> str:

@@ -167,6 +167,8 @@
     return meta;
   };
 
+  if (config.codeVersion === "0") hide(global, "metadata", metadata);
+
   const shown = (value) => {
     if (typeof value !== "object" || value === null) return NativeString(value);
     return stringify(value) ?? NativeString(value);
@@ -424,6 +426,8 @@
           place.lastIndex = 0;
           if (exec(place, found[0]) !== null) theirs = frames;
         }
+        // A function without a name: V8 says eval, since the code was compiled at run time.
+        theirs = replaceAll(/at eval \(([^()\n]*)\)/g, theirs, (found) => `at ${found[1]}`);
         place.lastIndex = 0;
         theirs = replaceAll(place, theirs, (at) => `${files[at[1]] ?? at[1]}:${at[2] - config.linesBefore}:${at[3]}`);
       }
