@@ -75,6 +75,8 @@ class Host(Protocol):
     """Allowed besides those of `jail.SYSCALLS`."""
     executable_memory: bool
     """Whether it compiles to machine code at run time."""
+    spare_bytes: int
+    """What it needs of memory besides the code's own data, in the course of time."""
 
     def warm(self, load: Load) -> None:
         """Before the jail: import what needs files. Must not touch `load.code`."""
@@ -135,7 +137,7 @@ def _serve(host: Host, channel: ChildChannel) -> None:
     cell.enter(keep_fds=(channel.fileno(),))
     host.start(load)
     layers = cell.seal(
-        jail.Limits(memory_bytes=load.memory_bytes),
+        jail.Limits(memory_bytes=load.memory_bytes + host.spare_bytes),
         also=host.syscalls,
         executable_memory=host.executable_memory,
     )

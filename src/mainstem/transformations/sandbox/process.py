@@ -48,7 +48,7 @@ _GRACE_S: Final = 0.5
 """A batch may go on for so much longer, and a tenth: then the child, which should have stopped it, is killed."""
 _ASKS_AT_ONCE: Final = 16
 """More wait in the child's socket."""
-_STANDARD_ERROR_BYTES: Final = 4096
+_STANDARD_ERROR_BYTES: Final = 64 * 1024
 # Strings hash alike in all processes, so that sets have one order; times have one zone. Nothing of ours is told.
 _ENVIRONMENT: Final = {
     "PYTHONHASHSEED": "0",
@@ -251,7 +251,7 @@ class SandboxProcess:
             return ""
         os.set_blocking(pipe.fileno(), False)
         try:
-            return (os.read(pipe.fileno(), 65536)[-_STANDARD_ERROR_BYTES:]).decode("utf-8", "replace")
+            return os.read(pipe.fileno(), _STANDARD_ERROR_BYTES).decode("utf-8", "replace")
         except BlockingIOError:
             return ""
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 from py_mini_racer import (
-    DEFAULT_V8_FLAGS,
     JSArray,
     JSEvalException,
     JSFunction,
@@ -31,7 +30,6 @@ from mainstem.transformations.sandbox.javascript.modules import (
 )
 from mainstem.transformations.sandbox.wire import Done, Load, Overflow, Run, Stopped
 
-_FLAGS: Final = (*DEFAULT_V8_FLAGS, "--no-expose-wasm")
 _PLACE: Final = re.compile(r"<anonymous>:([0-9]+): ")
 _LOOKS: Final = 10
 """How often in its time limit a batch is looked at: an event seen all the while is surely the slow one."""
@@ -42,6 +40,9 @@ class JavaScriptHost:
 
     syscalls: tuple[str, ...] = ()
     executable_memory = True
+    spare_bytes = 96 * 1024 * 1024
+    """The heap has its own limit inside V8, which is told of in words. This room lets V8 get there: young generation,
+    machine code, and the batch on its way in and out. Buffers outside of the heap may fill it."""
 
     def __init__(self) -> None:
         self._driver = ""
@@ -50,7 +51,7 @@ class JavaScriptHost:
 
     def warm(self, load: Load) -> None:
         """Load V8 and its data."""
-        init_mini_racer(flags=_FLAGS)
+        init_mini_racer()
         self._driver = Path(__file__).with_name("driver.js").read_text()
 
     def start(self, load: Load) -> None:
@@ -100,6 +101,10 @@ def _bodies(load: Load) -> tuple[str, list[tuple[str, str]]]:
 
 class _TimeOver(Exception):
     """The batch used up its time."""
+
+
+class _MemoryOver(Exception):
+    """The batch used up its memory; V8 is of no more use."""
 
 
 class _Looks:
@@ -165,7 +170,7 @@ class JavaScriptProgram:
             )
         except _TimeOver:
             raise CodeWrong(f"took longer than {self._timeout_s:g} s to load") from None
-        except JSOOMException:
+        except _MemoryOver:
             raise CodeWrong("used more memory than it may while it was loaded") from None
         if why:
             file, reason = str(why).split("\n", 1)
@@ -194,7 +199,7 @@ class JavaScriptProgram:
             said = await self._in_time(self._batch(run, parent))
         except _TimeOver:
             return Stopped("time", self._progress[0] - 1, looks.saw_one_only())
-        except JSOOMException:
+        except _MemoryOver:
             return Stopped("memory", self._progress[0] - 1)
         finally:
             looks.end()
@@ -226,6 +231,13 @@ class JavaScriptProgram:
                 return await work
         except TimeoutError:
             raise _TimeOver from None
+        except JSOOMException:
+            raise _MemoryOver from None
+        except JSEvalException:
+            # V8 does not always name the reason why it was ended.
+            if self._v8.was_hard_memory_limit_reached():
+                raise _MemoryOver from None
+            raise
 
     async def _call(self, function: Any, *arguments: Any) -> Any:
         assert isinstance(function, JSFunction)  # noqa: S101 - driver.js is ours

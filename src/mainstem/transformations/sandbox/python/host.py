@@ -27,6 +27,7 @@ class PythonHost:
     syscalls: tuple[str, ...] = ("setitimer",)
     """For the deadline inside."""
     executable_memory = False
+    spare_bytes = 0
 
     def __init__(self) -> None:
         self._deadline = Deadline()
