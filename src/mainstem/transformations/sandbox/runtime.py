@@ -188,6 +188,10 @@ class SandboxRuntime:
             pool.idle.clear()
         await asyncio.gather(*(self._end(process) for process in tuple(self._alive)))
 
+    def processes(self) -> tuple[SandboxProcess, ...]:
+        """Return those alive, for measuring."""
+        return tuple(self._alive)
+
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _pool(self, transformation: Transformation) -> _Pool:

@@ -138,6 +138,24 @@
   }
 
   // ---- what the code gets ----
+  // A field that tells when it is read. Made once for a value: a batch has the same for all its events.
+  const watchedLast = create(null);
+  const watched = (key, value) => {
+    const last = watchedLast[key];
+    if (last !== undefined && last.value === value) return last.property;
+    const property = {
+      __proto__: null,
+      enumerable: true,
+      configurable: true,
+      get() { sawDestination = true; return value; },
+      set(other) {
+        defineProperty(this, key, { __proto__: null, value: other, writable: true, enumerable: true, configurable: true });
+      },
+    };
+    watchedLast[key] = { __proto__: null, value, property };
+    return property;
+  };
+
   const metadata = (event) => {
     if (positions === null) {
       positions = new NativeMap();
@@ -153,16 +171,7 @@
       if (!startsWith(key, "destination")) continue;
       const property = getOwnPropertyDescriptor(meta, key);
       if (property.get) break; // asked for before
-      const { value } = property;
-      defineProperty(meta, key, {
-        __proto__: null,
-        enumerable: true,
-        configurable: true,
-        get() { sawDestination = true; return value; },
-        set(other) {
-          defineProperty(meta, key, { __proto__: null, value: other, writable: true, enumerable: true, configurable: true });
-        },
-      });
+      defineProperty(meta, key, watched(key, property.value));
     }
     return meta;
   };
@@ -327,10 +336,33 @@
   };
 
   // ---- builtins are put back before every batch ----
-  // Objects with state of their own are compared property by property; builtin functions that are no constructors
-  // are frozen, which no sane code notices.
+  // Those that code extends or patches in earnest (polyfills) are compared with what they were. Their properties can be
+  // assigned to but not be redefined, so that a look at the value is enough. All others are frozen for good. Where V8
+  // is faster as long as nobody ever touched a property (iteration, promises, expressions), it is left as it is and
+  // compared in full.
   const guarded = [];
   const snapshot = () => {
+    const compared = new NativeMap();
+    const errors = [
+      AggregateError, Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError, ...dropping,
+      InvalidEventPayload, ValidationError, RetryError,
+    ];
+    const kinds = [
+      Object, Function, Array, String, Number, Boolean, Symbol, Date, Promise, RegExp, Map, Set, WeakMap, WeakSet,
+      ...errors,
+    ];
+    for (const kind of kinds) {
+      mapSet(compared, kind, true);
+      mapSet(compared, kind.prototype, true);
+    }
+    for (const object of [global, Math, JSON, console]) mapSet(compared, object, true);
+    const touchy = new NativeMap();
+    for (const name of [
+      "constructor", "then", "next", "resolve", "exec", "flags", "toString", "valueOf", "length", "lastIndex",
+    ]) {
+      mapSet(touchy, name, true);
+    }
+
     const seen = new NativeMap();
     const queue = [
       Object.prototype, global,
@@ -341,52 +373,62 @@
       getPrototypeOf(new Intl.Segmenter().segment("")[Symbol.iterator]()),
       getPrototypeOf(Iterator.from({ next() {} })), getPrototypeOf([].values().map((x) => x)),
     ];
+    const rest = [];
     while (queue.length) {
       const object = queue.shift();
       if ((typeof object !== "object" && typeof object !== "function") || object === null) continue;
       if (mapHas(seen, object)) continue;
       mapSet(seen, object, true);
-      const properties = [];
-      for (const key of ownKeys(object)) {
+      const values = [];
+      const whole = [];
+      const keys = ownKeys(object);
+      const ours = mapHas(compared, object);
+      for (const key of keys) {
         const property = getOwnPropertyDescriptor(object, key);
         setPrototypeOf(property, null);
-        properties.push({ __proto__: null, key, property });
         queue.push(property.value, property.get, property.set);
+        if (!ours || (!property.configurable && !property.writable)) continue;
+        if (typeof key === "symbol" || mapHas(touchy, key)) {
+          whole.push({ __proto__: null, key, property });
+          continue;
+        }
+        if (property.configurable) defineProperty(object, key, { __proto__: null, configurable: false });
+        if ("value" in property) values.push({ __proto__: null, key, value: property.value });
       }
-      queue.push(getPrototypeOf(object));
-      const plain = typeof object === "function" && !("prototype" in object) && object !== Function.prototype;
-      if (plain) {
-        freeze(object);
-        continue;
-      }
-      guarded.push({ __proto__: null, object, prototype: getPrototypeOf(object), properties });
+      const prototype = getPrototypeOf(object);
+      queue.push(prototype);
+      if (ours) guarded.push({ __proto__: null, object, prototype, keys, values, whole });
+      else rest.push(object);
     }
+    for (const object of rest) freeze(object);
   };
 
   const same = (a, b) =>
-    a !== undefined && (a.value === b.value || (a.value !== a.value && b.value !== b.value)) && a.get === b.get &&
-    a.set === b.set && a.writable === b.writable && a.enumerable === b.enumerable && a.configurable === b.configurable;
+    a !== undefined && a.value === b.value && a.get === b.get && a.set === b.set && a.writable === b.writable &&
+    a.enumerable === b.enumerable && a.configurable === b.configurable;
 
   // False: something can't be put back, and this process must not run another batch. No iterator protocol in here, and
   // nothing read from objects but their own properties: this runs while builtins may be the code's.
   const restore = () => {
     for (let at = 0; at < guarded.length; at++) {
-      const { object, prototype, properties } = guarded[at];
+      const { object, prototype, keys, values, whole } = guarded[at];
+      for (let known = 0; known < values.length; known++) {
+        const { key, value } = values[known];
+        if (object[key] !== value && !defineProperty(object, key, { __proto__: null, value })) return false;
+      }
       let missing = false;
-      for (let known = 0; known < properties.length; known++) {
-        const { key, property } = properties[known];
+      for (let known = 0; known < whole.length; known++) {
+        const { key, property } = whole[known];
         const found = getOwnPropertyDescriptor(object, key);
         if (found === undefined) missing = true;
         if (!same(found, property) && !defineProperty(object, key, property)) return false;
       }
-      const keys = ownKeys(object);
-      if (missing || keys.length !== properties.length) {
-        for (let extra = 0; extra < keys.length; extra++) {
+      const there = ownKeys(object);
+      if (missing || there.length !== keys.length) {
+        for (let extra = 0; extra < there.length; extra++) {
           let ours = false;
-          for (let known = 0; known < properties.length; known++) {
-            if (properties[known].key === keys[extra]) ours = true;
-          }
-          if (!ours && !deleteProperty(object, keys[extra])) return false;
+          for (let known = 0; known < keys.length; known++) if (keys[known] === there[extra]) ours = true;
+          if (!ours && !deleteProperty(object, there[extra])) return false;
         }
       }
       if (getPrototypeOf(object) !== prototype && !setPrototypeOf(object, prototype)) return false;
@@ -793,7 +835,6 @@
 
   const takeLogs = () => wellFormed(stringify(logs));
 
-  for (const made of [metadata, log]) freeze(made);
   snapshot();
   return [load, run, poll, answer, takeLogs, progress.buffer];
 }
