@@ -201,6 +201,9 @@ class JavaScriptProgram:
             return Stopped("time", self._progress[0] - 1, looks.saw_one_only())
         except _MemoryOver:
             return Stopped("memory", self._progress[0] - 1)
+        except JSEvalException:
+            # driver.js catches whatever this batch does. An earlier one can reach how its arguments are handed over.
+            return Stopped("spoilt")
         finally:
             looks.end()
         if said == "O":
