@@ -2,11 +2,11 @@
 
 gateway -> **writer process** -> appender. An event loop and a writer thread share one interpreter lock and hand it
 over twice a request; two processes share nothing. The loop's side packs a group and sends it; `writing` commits
-it and answers. Two groups are on their way at most: one is being committed while the next one lies there.
+it, together with all that came in meanwhile, and answers for all of it at once.
 
 On the wire, both ways: frames of a length (u32) and so many bytes. A group is `segment.pack(records)`. An answer
-is the seconds the commit took (f64), a status (u8) and its text: for `APPENDED` the indexes of duplicates (u32
-each, none if there were none), for the others what went wrong.
+is the seconds the commit took (f64), how many groups it holds (u32), a status (u8) and its text: for `APPENDED` the
+indexes of duplicates among all their records (u32 each, none if there were none), for the others what went wrong.
 
 The process ends when its socket is closed, so never before what it was given is stored, however this process ends.
 If it dies itself another one is started. What the dead one had been given may be stored or not: it is sent once more,
@@ -39,14 +39,14 @@ from mainstem.telemetry import metrics
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 
 LENGTH: Final = struct.Struct("<I")
-ANSWER: Final = struct.Struct("<dB")
+ANSWER: Final = struct.Struct("<dIB")
 APPENDED: Final = 0
 FULL: Final = 1
 CORRUPT: Final = 2
 FAILED: Final = 3
 _ERRORS: Final = {FULL: StreamFull, CORRUPT: StreamCorrupt, FAILED: StreamError}
 
-_GROUPS_AHEAD: Final = 2
+_GROUPS_AHEAD: Final = 4
 _BUFFER_BYTES: Final = 4 << 20
 _START_TIMEOUT_S: Final = 30.0
 _END_TIMEOUT_S: Final = 30.0
@@ -225,7 +225,7 @@ class ProcessWriter(Submissions):
             if not piece:
                 return StreamError("the stream's writing process ended at once; its log says why")
             received += piece
-        outcome = _read_answer(memoryview(received)[LENGTH.size :])[1]
+        outcome = _read_answer(received[LENGTH.size :])[2]
         return outcome if isinstance(outcome, StreamError) else None
 
     def _readable(self) -> None:
@@ -246,23 +246,25 @@ class ProcessWriter(Submissions):
             size = LENGTH.unpack_from(received, at)[0]
             if len(received) - at < LENGTH.size + size:
                 break
-            seconds, outcome = _read_answer(bytes(received[at + LENGTH.size : at + LENGTH.size + size]))
+            answer = _read_answer(bytes(received[at + LENGTH.size : at + LENGTH.size + size]))
             at += LENGTH.size + size
-            self._answered(seconds, outcome)
+            self._answered(*answer)
         del received[:at]
         if self._pending:
             self._send()
         else:
             self._note_idle()
 
-    def _answered(self, seconds: float, outcome: set[int] | StreamError) -> None:
-        group = self._ahead.popleft()
+    def _answered(self, seconds: float, groups: int, outcome: set[int] | StreamError) -> None:
+        calls = self._ahead.popleft().calls
+        for _ in range(groups - 1):
+            calls += self._ahead.popleft().calls
         if isinstance(outcome, StreamError):
-            _log.error("append failed", error=str(outcome), calls=len(group.calls))
+            _log.error("append failed", error=str(outcome), calls=len(calls))
         else:
             metrics.COMMIT_SECONDS.observe(seconds)
             metrics.COMMITS.inc()
-        self._finish(group.calls, outcome)
+        self._finish(calls, outcome)
 
     def _note_idle(self) -> None:
         if not self._pending and not self._ahead and not self._repeated:
@@ -335,9 +337,9 @@ def _end(process: "subprocess.Popen[bytes]", *, kill: bool) -> None:
         process.wait()
 
 
-def _read_answer(frame: "bytes | memoryview") -> tuple[float, set[int] | StreamError]:
-    seconds, status = ANSWER.unpack_from(frame)
-    rest = bytes(frame[ANSWER.size :])
+def _read_answer(frame: bytes) -> tuple[float, int, set[int] | StreamError]:
+    seconds, groups, status = ANSWER.unpack_from(frame)
+    rest = frame[ANSWER.size :]
     if status == APPENDED:
-        return seconds, set(array("I", rest)) if rest else set()
-    return seconds, _ERRORS[status](rest.decode())
+        return seconds, groups, set(array("I", rest)) if rest else set()
+    return seconds, groups, _ERRORS[status](rest.decode())
