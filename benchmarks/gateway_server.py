@@ -29,8 +29,8 @@ from mainstem.clock import SystemClock
 from mainstem.gateway.answers import ACCEPTED
 from mainstem.gateway.gateway import Gateway
 from mainstem.gateway.http1 import Exchange, Server
-from mainstem.roles.child import SWITCH_INTERVAL_S
 from mainstem.stream.base import AppendResult, Done, NewRecord, Producer
+from mainstem.stream.embedded import EmbeddedLimits
 from mainstem.stream.memory import MemoryStream
 from mainstem.stream.open import open_stream
 from mainstem.workspace.model import Source, Workspace
@@ -122,9 +122,10 @@ async def _serve(mode: str, port: int) -> None:
         stream = MemoryStream()
         producer = await stream.producer()
     elif mode == "embedded":
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         with tempfile.TemporaryDirectory() as folder:
-            durable = await open_stream(f"file:{folder}/stream", partitions=8, clock=SystemClock())
+            limits = EmbeddedLimits(writer="process")  # as `roles.gateway` does
+            url = f"file:{folder}/stream"
+            durable = await open_stream(url, partitions=8, clock=SystemClock(), limits=limits)
             await Gateway(await durable.producer(), workspace, SystemClock()).serve(sock)
         return
     await Gateway(producer, workspace, SystemClock()).serve(sock)
@@ -163,8 +164,11 @@ def _measure(mode: str, events: int, seconds: int, connections: int) -> tuple[fl
 
 
 def _cpu_s(pid: int) -> float:
+    """Of a process and its children: the writer is one."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(_cpu_s, children))
 
 
 def main() -> None:

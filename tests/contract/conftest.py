@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import pytest
 
@@ -42,6 +42,8 @@ class _Memory:
 
 
 class _Embedded:
+    writer: Literal["thread", "process"] = "thread"
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._made = 0
@@ -55,6 +57,7 @@ class _Embedded:
             segment_bytes=1,
             retention_bytes=0,
             min_free_bytes=0,
+            writer=self.writer,
         )
         directory = self._directory / str(self._made)
         return await open_embedded(directory, partitions=PARTITIONS, clock=self._clock, limits=limits)
@@ -64,7 +67,18 @@ class _Embedded:
         await stream.upkeep()
 
 
-@pytest.fixture(params=[pytest.param(_Memory, id="memory"), pytest.param(_Embedded, id="embedded")])
+class _EmbeddedWithWriter(_Embedded):
+    writer = "process"
+
+
+_BACK_ENDS = [
+    pytest.param(_Memory, id="memory"),
+    pytest.param(_Embedded, id="embedded"),
+    pytest.param(_EmbeddedWithWriter, id="embedded-with-writer"),
+]
+
+
+@pytest.fixture(params=_BACK_ENDS)
 def make_stream(request: pytest.FixtureRequest, tmp_path: Path) -> StreamMaker:
     """Opens a new stream of the back end under test."""
     back_end: Callable[[Path], StreamMaker] = request.param

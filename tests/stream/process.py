@@ -1,6 +1,7 @@
 """Programs for the tests that need real processes: `python -m tests.stream.process <program> <directory> …`.
 
-append   <prefix> <n>  appends records in small calls until `n` (0: for ever); prints a line when a call is durable
+append   <prefix> <n> [process]  appends records in small calls until `n` (0: for ever), through a thread or a
+                       process that commits; prints a line when a call is durable
 read     <n>           reads all partitions until `n` records; prints them in the order of their sequences
 join     <group>       joins, and prints what it owns whenever that changes
 full     <bytes>       appends under a file size limit; see `test_full`
@@ -12,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from mainstem.clock import SystemClock
 from mainstem.stream.base import AppendResult, NewRecord, Record, StreamError, StreamFull
@@ -22,8 +24,10 @@ PARTITIONS = 4
 NOW_MS = 1_700_000_000_000
 
 
-async def open_here(directory: Path, *, segment_bytes: int = 256 << 10) -> EmbeddedStream:
-    limits = EmbeddedLimits(segment_bytes=segment_bytes, min_free_bytes=0)
+async def open_here(
+    directory: Path, *, segment_bytes: int = 256 << 10, writer: Literal["thread", "process"] = "thread"
+) -> EmbeddedStream:
+    limits = EmbeddedLimits(segment_bytes=segment_bytes, min_free_bytes=0, writer=writer)
     return await open_embedded(directory, partitions=PARTITIONS, clock=SystemClock(), limits=limits)
 
 
@@ -37,8 +41,10 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def append(directory: Path, prefix: str, count: int) -> None:
-    stream = await open_here(directory)
+async def append(
+    directory: Path, prefix: str, count: int, writer: Literal["thread", "process"] = "thread"
+) -> None:
+    stream = await open_here(directory, writer=writer)
     producer = await stream.producer()
     say("ready")
     in_flight = asyncio.Semaphore(16)
@@ -115,7 +121,7 @@ def main(program: str, directory: str, *rest: str) -> None:
     configure("warning")
     where = Path(directory)
     if program == "append":
-        asyncio.run(append(where, rest[0], int(rest[1])))
+        asyncio.run(append(where, rest[0], int(rest[1]), "process" if rest[2:] == ("process",) else "thread"))
     elif program == "read":
         asyncio.run(read(where, int(rest[0])))
     elif program == "join":

@@ -70,7 +70,7 @@ async def test_two_writers_and_a_reader_in_three_processes(tmp_path: Path) -> No
     async with (
         started("read", tmp_path, 2 * count) as reader,
         started("append", tmp_path, "one", count) as one,
-        started("append", tmp_path, "two", count) as two,
+        started("append", tmp_path, "two", count, "process") as two,
     ):
         acknowledged = await asyncio.gather(rest_of(one), rest_of(two))
         assert [await one.wait(), await two.wait()] == [0, 0]
@@ -107,7 +107,8 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     acknowledged: set[str] = set()
     for number in range(ROUNDS):
         prefix = f"round{number}"
-        async with started("append", tmp_path, prefix, 0) as writer:
+        how = ["process"] if number % 2 else []
+        async with started("append", tmp_path, prefix, 0, *how) as writer:
             assert await line_of(writer) == "ready"
             for _ in range(dice.randrange(1, 150)):
                 acknowledged.update(f"{prefix}-{i}" for i in (await line_of(writer)).split())

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ PARTITIONS = 4
 KEYS = {partition_of(b"%d" % i, PARTITIONS): b"%d" % i for i in range(100)}
 
 
-async def opened(directory: Path, **limits: int) -> EmbeddedStream:
+async def opened(directory: Path, **limits: Any) -> EmbeddedStream:
     return await open_embedded(
         directory,
         partitions=PARTITIONS,

@@ -10,7 +10,7 @@ from xxhash import xxh3_64_intdigest
 
 from mainstem.clock import FixedClock
 from mainstem.stream.base import AppendResult, NewRecord, StreamCorrupt
-from mainstem.stream.embedded import EmbeddedLimits, open_embedded, segment, stream, writer
+from mainstem.stream.embedded import EmbeddedLimits, appender, open_embedded, segment, stream
 from mainstem.stream.embedded.twins import Fingerprints, YoungIds
 
 
@@ -90,7 +90,7 @@ def test_merging_forgets_what_is_older() -> None:
 
 async def test_colliding_hashes_never_lose_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a hash of two values almost everything collides: only the key may decide."""
-    monkeypatch.setattr(writer, "hash_of", lambda key: 1 + len(key) % 2)
+    monkeypatch.setattr(appender, "hash_of", lambda key: 1 + len(key) % 2)
     monkeypatch.setattr(stream, "xxh3_64_intdigest", lambda key: 1 + len(key) % 2)
     clock = FixedClock(1_700_000_000_000)
     opened = await open_embedded(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
-# A group commit hands the interpreter from the event loop to the writer thread and back. The default of 5 ms
+# A worker hands the interpreter from its event loop to the HTTP client's threads and back. The default of 5 ms
 # between forced hand-overs would be most of an answer's time under load.
 SWITCH_INTERVAL_S: Final = 0.0005
 

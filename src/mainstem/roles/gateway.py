@@ -48,7 +48,7 @@ class GatewayRole:
     async def start(self, stack: AsyncExitStack) -> None:
         """Open everything and begin to accept."""
         settings, clock = self._settings, self._clock
-        stream = await open_the_stream(settings, clock, stack)
+        stream = await open_the_stream(settings, clock, stack, writer="process")
         source = await open_the_workspace(settings, clock, stack)
         producer = await stream.producer()
         stack.push_async_callback(producer.close)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import maxminddb
 
@@ -37,8 +37,14 @@ def guard_of(settings: Settings) -> AddressGuard:
     )
 
 
-async def open_the_stream(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Stream:
-    """Open the stream; it is closed with the stack."""
+async def open_the_stream(
+    settings: Settings,
+    clock: Clock,
+    stack: AsyncExitStack,
+    *,
+    writer: Literal["thread", "process"] = "thread",
+) -> Stream:
+    """Open the stream; it is closed with the stack. `writer`: see `EmbeddedLimits`."""
     limits = EmbeddedLimits(
         segment_bytes=settings.stream_segment_bytes,
         segment_age_s=settings.stream_segment_age_s,
@@ -49,6 +55,7 @@ async def open_the_stream(settings: Settings, clock: Clock, stack: AsyncExitStac
         dedup_max_ids=settings.dedup_max_ids,
         max_backlog_bytes=settings.gateway_max_backlog_bytes,
         min_free_bytes=settings.stream_min_free_bytes,
+        writer=writer,
     )
     stream = await open_stream(
         settings.stream_url, partitions=settings.stream_partitions, clock=clock, limits=limits

@@ -113,6 +113,20 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[NewRecord])
 
 
+def pack(records: Sequence[NewRecord]) -> bytes:
+    """Return records as they lie in a commit, and travel to a writer's process."""
+    return _encoder.encode(records)
+
+
+def unpack(data: bytes) -> list[NewRecord]:
+    """Return packed records.
+
+    Raises:
+        msgspec.DecodeError: the bytes are not packed records.
+    """
+    return _decoder.decode(data)
+
+
 def commit_row(
     sequence: int,
     firsts: Sequence[int],
@@ -120,14 +134,15 @@ def commit_row(
     hashes: Sequence[int],
     records: Sequence[NewRecord],
     tallies: Sequence[tuple[str, int, int, int]],
+    packed: bytes | None = None,
 ) -> tuple[int | bytes | str, ...]:
     """Return a commit as it is inserted; `firsts` count from the beginning of the segment, `tallies` are
-    (tally, hour, appended, duplicates)."""
+    (tally, hour, appended, duplicates), `packed` is `pack(records)` if that is there already."""
     blobs = (
         array("I", firsts).tobytes(),
         array("H", places).tobytes(),
         _big_endian(array("Q", hashes)).tobytes(),
-        _encoder.encode(records),
+        packed or pack(records),
     )
     newest = max([record.timestamp_ms for record in records])
     counts = msgspec.json.encode(tallies).decode()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, Literal, ParamSpec, TypeVar
 
 import msgspec
 import structlog
@@ -27,6 +27,7 @@ from mainstem.stream.base import (
     StreamCorrupt,
     StreamFull,
 )
+from mainstem.stream.embedded.appender import Appender, WriterLimits
 from mainstem.stream.embedded.cache import Extent, ExtentCache, Stretch
 from mainstem.stream.embedded.catalog import Catalog, segment_path
 from mainstem.stream.embedded.group import FileMembership
@@ -41,8 +42,10 @@ from mainstem.stream.embedded.segment import (
     refuse_affected_sqlite,
     start_segment,
 )
+from mainstem.stream.embedded.twins_feed import TwinsFeed
 from mainstem.stream.embedded.upkeep import Upkeep, UpkeepLimits, sync_directory
-from mainstem.stream.embedded.writer import Appender, GroupCommit, WriterLimits
+from mainstem.stream.embedded.writer import Submissions, ThreadWriter
+from mainstem.stream.embedded.writer_process import ProcessWriter
 
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _POLL_MIN_S: Final = 0.001
@@ -83,6 +86,8 @@ class EmbeddedLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is appended while the disk has less: the pipeline can still write its books and drain."""
     cache_bytes: int = 32 << 20
     """Decoded records kept for readers at about the same place."""
+    writer: Literal["thread", "process"] = "thread"
+    """What commits. A process of its own shares no interpreter lock with a busy event loop: for gateways."""
 
 
 class EmbeddedStream:
@@ -108,7 +113,7 @@ class EmbeddedStream:
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="stream-reader")
         self._cache = ExtentCache(meta.partitions, limits.cache_bytes)
         self._reading: dict[int | tuple[int, int], asyncio.Future[Stretch | None]] = {}
-        self._producer: GroupCommit | None = None
+        self._producer: Submissions | None = None
         self._producer_lock = asyncio.Lock()
         self._appender: Appender | None = None
         self._members: list[tuple[str, FileMembership]] = []
@@ -130,8 +135,6 @@ class EmbeddedStream:
             retention_force_bytes=limits.retention_force_bytes,
             wal_bytes=limits.wal_bytes,
             min_free_bytes=limits.min_free_bytes,
-            dedup_window_ms=round(limits.dedup_window_s * 1000),
-            dedup_max_ids=limits.dedup_max_ids,
         )
         self._upkeep = Upkeep(directory, catalog, meta, upkeep_limits, clock, self._on_tips)
 
@@ -143,25 +146,36 @@ class EmbeddedStream:
     def capabilities(self) -> Capabilities:
         return Capabilities(durable=True, deduplicates=True, finds=True, many_processes=True)
 
-    async def producer(self) -> GroupCommit:
-        """Return the writing end: one for the whole process, with one thread."""
+    async def producer(self) -> Submissions:
+        """Return the writing end: one for the whole process, with a thread or a process that commits."""
         self._refuse_if_closed()
         async with self._producer_lock:
             if self._producer is None:
-                self._heads.claim()
-                appender = Appender(self._directory, self._catalog, self._heads, self._writer_limits)
-                try:
-                    await self._in_thread(appender.prepare)
-                except BaseException:
-                    appender.close()
-                    raise
-                self._appender = self._upkeep.appender = appender
-                self._producer = GroupCommit(
-                    appender, self._writer_limits, self._clock, lambda: self._upkeep.refusal
-                )
+                start = self._start_process if self._limits.writer == "process" else self._start_thread
+                self._producer = await start()
                 self._producer.on_commit = self._wake
                 self._upkeep.start()
             return self._producer
+
+    async def _start_thread(self) -> ThreadWriter:
+        self._heads.claim()
+        limits = self._writer_limits
+        appender = Appender(self._directory, self._catalog, self._heads, limits)
+        try:
+            await self._in_thread(appender.prepare)
+        except BaseException:
+            appender.close()
+            raise
+        self._appender = appender
+        self._upkeep.twins = TwinsFeed(appender, self._catalog, self._clock, limits)
+        return ThreadWriter(appender, limits, self._clock, lambda: self._upkeep.refusal)
+
+    async def _start_process(self) -> ProcessWriter:
+        writer = ProcessWriter(
+            self._directory, self.partitions, self._writer_limits, self._clock, lambda: self._upkeep.refusal
+        )
+        await writer.start()
+        return writer
 
     # ------------------------------------------------------------ reading
 

@@ -10,7 +10,6 @@ Order of a drop: add the segment's books to meta.db together with its number; re
 leaves files that nobody reads, and the next pass removes them.
 """
 
-import contextlib
 import os
 import shutil
 import threading
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Final, cast
 import apsw
 import msgspec
 import structlog
-from pyroaring import BitMap
 from structlog.typing import FilteringBoundLogger
 
 from mainstem.clock import Clock
@@ -32,13 +30,11 @@ from mainstem.stream.embedded.meta import Meta
 from mainstem.stream.embedded.segment import (
     PAGE_BYTES,
     SegmentInfo,
-    SegmentMissing,
     connect,
     create_segment,
     errors_named,
     index_twins,
     newest_since,
-    read_fingerprints,
     read_info,
     read_tallies,
     set_info,
@@ -48,7 +44,7 @@ from mainstem.stream.embedded.segment import (
 from mainstem.telemetry import metrics
 
 if TYPE_CHECKING:
-    from mainstem.stream.embedded.writer import Appender
+    from mainstem.stream.embedded.twins_feed import TwinsFeed
 
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _BUSY_PERIOD_S: Final = 0.05
@@ -70,8 +66,6 @@ class UpkeepLimits(msgspec.Struct, frozen=True, kw_only=True):
     retention_force_bytes: int | None
     wal_bytes: int
     min_free_bytes: int
-    dedup_window_ms: int
-    dedup_max_ids: int
 
 
 class Upkeep:
@@ -102,7 +96,8 @@ class Upkeep:
         self._thread: threading.Thread | None = None
         self._refusal: str | None = None
         self._trouble: StreamError | None = None
-        self.appender: Appender | None = None
+        self.twins: TwinsFeed | None = None
+        """Of the appender in this process, if there is one."""
 
     @property
     def refusal(self) -> str | None:
@@ -139,8 +134,8 @@ class Upkeep:
                 self._index()
                 self._retain()
                 self._meta.checkpoint()
-            self._hand_over()
-            self._merge()
+            if self.twins is not None:
+                self.twins.hand_over()
 
     def look(self) -> None:
         """Find commits without a bell, and see whether there is space."""
@@ -334,44 +329,6 @@ class Upkeep:
         remove_segment(info.path)
         self._catalog.refresh()
         _log.info("segment dropped", segment=info.number, records=info.count)
-
-    # ------------------------------------------------------------ deduplication
-
-    def _hand_over(self) -> None:
-        """Give the appender of this process the fingerprints of segments that were indexed since it read them."""
-        if self.appender is None:
-            return
-        young = self.appender.unindexed()
-        for info in self._catalog.refresh() if young else ():
-            if info.number in young and info.indexed:
-                with contextlib.suppress(SegmentMissing):
-                    self.appender.take_indexed(info.number, self._fingerprints(info))
-
-    def _fingerprints(self, info: SegmentInfo) -> BitMap:
-        with errors_named(info.path):
-            connection = connect(info.path)
-            try:
-                return read_fingerprints(connection)
-            finally:
-                connection.close()
-
-    def _merge(self) -> None:
-        """Merge the fingerprints of closed segments for the appender of this process."""
-        if self.appender is None or not self.appender.wants_merge():
-            return
-        since_ms = self._clock.now_ms() - self._limits.dedup_window_ms
-        merged = BitMap()
-        through = ids = 0
-        for info in reversed(self._catalog.segments()[:-1]):
-            if not info.indexed:
-                continue
-            ids += info.count
-            if ids > self._limits.dedup_max_ids or info.max_ms < since_ms:
-                break
-            through = max(through, info.number)
-            merged |= self._fingerprints(info)
-        if through and all(info.indexed for info in self._catalog.segments() if info.number <= through):
-            self.appender.take_merged(merged, through)
 
 
 def _needed_by(info: SegmentInfo, cursors: dict[str, dict[int, int]]) -> dict[str, int]:
