@@ -113,9 +113,9 @@ class Jail:
 
     def enter(self, *, keep_fds: Iterable[int]) -> None:
         """Give up files, sockets, privileges and all descriptors but `keep_fds`. Threads may still be started."""
+        _close_all_but({*keep_fds, self._status})  # first: /proc/self is root's once we can't be dumped
         self._try("no_new_privs", self._take_privileges)
         self._try("no_capabilities", self._take_capabilities)
-        _close_all_but({*keep_fds, self._status})
         self._try("landlock", self._take_files)
 
     def seal(self, limits: Limits, *, also: Iterable[str] = (), executable_memory: bool = False) -> Layers:

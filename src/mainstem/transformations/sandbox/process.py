@@ -89,6 +89,8 @@ class SandboxProcess:
         self._sending = asyncio.Lock()
         self.missing_layers: tuple[str, ...] = ()
         self.batches = 0
+        self._running = False
+        self._closed = False
 
     @classmethod
     async def start(cls, language: Language, load: Load) -> "SandboxProcess":
@@ -151,6 +153,7 @@ class SandboxProcess:
             Died: it ended, said nonsense, or had to be killed for taking too long.
         """
         self.batches += 1
+        self._running = True
         questions: set[asyncio.Task[None]] = set()
         try:
             async with asyncio.timeout(self._timeout_s * 1.1 + _GRACE_S):
@@ -167,6 +170,9 @@ class SandboxProcess:
                 task.cancel()
             if questions:
                 await asyncio.wait(questions)
+            self._running = False
+            if self._closed:
+                self._end.close()
 
     async def _answered(
         self, answer: AnswerAsk, questions: set[asyncio.Task[None]]
@@ -194,6 +200,11 @@ class SandboxProcess:
             questions.add(task)
             task.add_done_callback(questions.discard)
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._child.pid
+
     def is_alive(self) -> bool:
         """Whether the process can take another batch."""
         return self._child.poll() is None
@@ -211,9 +222,11 @@ class SandboxProcess:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def close(self) -> None:
-        """End the process, now."""
+        """End the process, now. A batch under way sees it die."""
         self._child.kill()
-        self._end.close()
+        self._closed = True
+        if not self._running:  # else it reads from there, and would not hear of a socket closed under it
+            self._end.close()
         if self._child.stderr is not None:
             self._child.stderr.close()
         await self._wait()

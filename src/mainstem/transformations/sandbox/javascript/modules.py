@@ -128,7 +128,7 @@ def _tokens(code: str) -> Iterator[_Token]:
         elif char == "/" and regex_next and (match := _REGEX.match(code, at)):
             at, kind = match.end(), "other"
         elif match := _NAME.match(code, at):
-            at, kind = match.end(), "name"
+            at, kind = match.end(), "other" if match[0][0].isdigit() else "name"
             after_regex = match[0] in _BEFORE_REGEX and before != "."
         else:
             match = _PUNCTUATOR.match(code, at)
@@ -365,7 +365,7 @@ class _Rewriter:
         while True:
             for name in self._pattern():
                 self._exports[name] = name
-            before = ""
+            before = self._tokens[self._at - 1].text
             while (token := self._peek()) is not None:
                 if not token.depth and token.text in (",", ";"):
                     break
