@@ -16,8 +16,9 @@ What both languages do alike:
 - messageIds of expanded events are the pipeline's business (`pipeline/transform.py`), not the child's.
 - `metadata(event)` looks up `event.messageId` among the batch's inputs, unknown: an empty mapping; reading
   (or listing) a field that begins with `destination` sets `Done.saw_destination`.
-- Module state of the code is made anew for every batch, and what it changed in shared builtins is undone or the
-  process is given up: nothing of one batch reaches the next.
+
+Where they differ: JavaScript makes module state anew for every batch, and undoes what the code changed in builtins or
+gives the process up. Python runs what stands outside of functions once a process, and its globals stay.
 """
 
 import os
