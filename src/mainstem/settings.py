@@ -143,6 +143,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "In the environment: comma-separated."
         ),
     ] = ()
+    sandbox_max_processes: Annotated[
+        int,
+        _d(
+            "Sandboxes for user code alive at once in one worker. Each version in use has one or two; with more "
+            "versions than this they take turns, at the price of starting anew."
+        ),
+        Meta(ge=1, le=256),
+    ] = 8
+    allow_weak_sandbox: Annotated[
+        bool,
+        _d(
+            "Run user code even where the kernel lacks a layer of the sandbox (`mainstem doctor` says which). "
+            "Off: transformations with code wait, and `/health` says why."
+        ),
+    ] = False
     drain_timeout_s: Annotated[float, _d("Time to finish what is in flight when stopping.")] = 20.0
     max_lag_events: Annotated[
         int, _d("`/ready` still answers 200 when a destination lags; above this it is named in `/health`.")

@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 
 from mainstem.clock import SystemClock
-from mainstem.delivery.sender import Item, Sender
+from mainstem.delivery.sender import Burial, Item, Sender
 from mainstem.destinations.base import (
     Delivered,
     Delivery,
     DestinationSpec,
-    Refusal,
     Request,
     Skip,
 )
@@ -85,7 +84,7 @@ def item(
     )
 
 
-def prepare(row: Parked) -> Item | Skip | Refusal:
+async def prepare(row: Parked) -> Item | Skip | Burial:
     """The inverse of `item`."""
     user, partition, login, url, payloads = msgspec.msgpack.decode(row.value)
     return item(row.offset, user, partition=partition, login=login, url=url, payloads=payloads)

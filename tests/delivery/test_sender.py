@@ -11,8 +11,9 @@ import pytest
 from tests.delivery.kit import CURSOR, Shop, begin, item, policy, sender, settled, totals, until
 
 from mainstem.clock import SystemClock
+from mainstem.delivery.item import Burial
 from mainstem.delivery.sender import Item
-from mainstem.destinations.base import Delivered, Delivery, Refusal, Rejected, Retry, Skip
+from mainstem.destinations.base import Delivered, Delivery, Rejected, Retry, Skip
 from mainstem.ledger.base import (
     CountKey,
     DeadFilter,
@@ -327,12 +328,12 @@ async def test_redriven_letters_are_delivered(ledger: Ledger) -> None:
 
 
 async def test_parked_events_are_mapped_again(ledger: Ledger) -> None:
-    def remap(row: Parked) -> Item | Skip | Refusal:
+    async def remap(row: Parked) -> Item | Skip | Burial:
         match row.offset:
             case 0:
                 return Skip("consent")
             case 1:
-                return Refusal("no email")
+                return Burial("no email", "of 3 fields")
         return item(row.offset, row.key)
 
     shop = Shop(lambda one: Rejected("http 400"))

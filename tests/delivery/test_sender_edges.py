@@ -327,7 +327,11 @@ async def test_many_parked_users_do_not_wait_for_the_next_look_each() -> None:
 async def test_rules_are_bounded_in_the_books() -> None:
     ledger = MemoryLedger()
     await park(ledger, *(parked(n, f"u{n}") for n in range(30)), next_offset=30)
-    one = sender(Shop(), ledger, prepare=lambda row: Skip(f"odd {row.offset}"))
+
+    async def odd(row: Parked) -> Skip:
+        return Skip(f"odd {row.offset}")
+
+    one = sender(Shop(), ledger, prepare=odd)
     await begin(one, ledger)
     for n in range(30, 150):
         one.skip(0, n, CountKey("site", 1, "filtered", f"rule {n} " + "x" * 200))

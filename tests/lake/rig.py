@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
 from mainstem.lake.archiver import Archiver
 from mainstem.lake.line import ArchivedEvent
-from mainstem.lake.plan import Evaluate
+from mainstem.lake.plan import Judge, Verdict
 from mainstem.lake.reader import ArchiveReader
 from mainstem.lake.store import LocalStore, Store
 from mainstem.ledger.base import CountKey, Ledger
@@ -24,6 +24,18 @@ from mainstem.stream.memory import MemoryStream
 START_MS = 1_795_416_000_000  # 2026-11-23T06:40:00Z
 PARTITIONS = 4
 CURSOR = "archive"
+
+Evaluate = Callable[[Record], CountKey]
+Instead = Callable[[Record], tuple[StoredEvent, ...] | None]
+
+
+def judge_by(evaluate: Evaluate, instead: Instead = lambda _: None) -> Judge:
+    """Rules for one record as the archiver takes them."""
+
+    async def verdicts(records: Sequence[Record]) -> Sequence[Verdict]:
+        return [Verdict(evaluate(record), instead(record), "in the code") for record in records]
+
+    return verdicts
 
 
 def event(
@@ -126,7 +138,7 @@ class Rig:
             "stream": self.stream,
             "ledger": self.ledger,
             "clock": self.clock,
-            "evaluate": self.evaluate,
+            "judge": judge_by(changed.pop("evaluate", self.evaluate)),
             **changed,
         }
         return Archiver(**parts)

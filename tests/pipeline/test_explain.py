@@ -10,11 +10,14 @@ from mainstem.pipeline.explain import explain, explain_one
 from mainstem.pipeline.plan import compile_plan
 from mainstem.secret import Secret
 from mainstem.workspace.model import Connection, Destination
+from tests.pipeline.sandboxes import NOTHING
 from tests.pipeline.world import DESTINATION, event, plan, spec, workspace
 
 
-def line(sent: Event, **world: Any) -> dict[str, Any]:
-    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(explain_one(sent, plan(**world))))
+async def line(sent: Event, **world: Any) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(await explain_one(sent, plan(**world), NOTHING))
+    )
     return decoded
 
 
@@ -30,16 +33,16 @@ HEAD = {
 }
 
 
-def test_sent() -> None:
-    got = line(event())
+async def test_sent() -> None:
+    got = await line(event())
     requests = got.pop("requests")
     assert got == {**HEAD, "outcome": "send", "reason": "", "detail": ""}
     assert [request["method"] for request in requests] == ["POST"]
     assert requests[0]["body"]["message"]["userId"] == "user-1"
 
 
-def test_filtered() -> None:
-    got = line(event({"integrations": {"All": False}}))
+async def test_filtered() -> None:
+    got = await line(event({"integrations": {"All": False}}))
     assert got == {
         **HEAD,
         "outcome": "filtered",
@@ -49,38 +52,40 @@ def test_filtered() -> None:
     }
 
 
-def test_rejected() -> None:
-    got = line(event(kind="rejected", reason="type: unknown"))
+async def test_rejected() -> None:
+    got = await line(event(kind="rejected", reason="type: unknown"))
     assert (got["outcome"], got["reason"], got["requests"]) == ("rejected", "type: unknown", [])
 
 
-def test_dead() -> None:
-    got = line(event(), mapping=lambda _event, _context: Refusal("no e-mail address"))
+async def test_dead() -> None:
+    got = await line(event(), mapping=lambda _event, _context: Refusal("no e-mail address"))
     assert (got["outcome"], got["reason"], got["requests"]) == ("dead", "no e-mail address", [])
 
 
-def test_files_have_no_requests() -> None:
-    got = line(event(), mapping=None)
+async def test_files_have_no_requests() -> None:
+    got = await line(event(), mapping=None)
     assert (got["outcome"], got["requests"]) == ("send", [])
 
 
-def test_a_disabled_destination_shows_what_it_will_get() -> None:
+async def test_a_disabled_destination_shows_what_it_will_get() -> None:
     paused = msgspec.structs.replace(DESTINATION, enabled=False)
-    got = line(event(), snapshot=workspace(destination=paused))
+    got = await line(event(), snapshot=workspace(destination=paused))
     assert (got["enabled"], got["outcome"], len(got["requests"])) == (False, "send", 1)
 
 
-def test_secrets_of_the_settings_do_not_show() -> None:
+async def test_secrets_of_the_settings_do_not_show() -> None:
     def mapping(_event: Event, _context: MapContext) -> Mapped:
         return (Request("POST", "https://example.com/T0P-S", (("X-Key", "T0P-S"),), b'{"k": "T0P-S"}'),)
 
     secretive = msgspec.structs.replace(DESTINATION, raw_config={"key": Secret("T0P-S")})
-    encoded = msgspec.json.encode(explain_one(event(), plan(workspace(destination=secretive), mapping)))
+    encoded = msgspec.json.encode(
+        await explain_one(event(), plan(workspace(destination=secretive), mapping), NOTHING)
+    )
     assert b"T0P-S" not in encoded
     assert encoded.count(b"***") == 3
 
 
-def test_every_destination_in_order_and_the_same_bytes_every_time() -> None:
+async def test_every_destination_in_order_and_the_same_bytes_every_time() -> None:
     destinations = tuple(Destination(id=f"d{n}", name=f"n{n}", type="WEBHOOK") for n in range(3))
     snapshot = msgspec.structs.replace(
         workspace(),
@@ -88,12 +93,13 @@ def test_every_destination_in_order_and_the_same_bytes_every_time() -> None:
         connections=tuple(Connection(source_id="shop", destination_id=f"d{n}") for n in (0, 2)),
     )
 
-    def lines() -> list[bytes]:
+    async def lines() -> list[bytes]:
         plans = [compile_plan(snapshot, destination, spec()) for destination in destinations]
-        return [msgspec.json.encode(one) for one in explain(event({"properties": {"b": 1, "a": 2}}), plans)]
+        sent = event({"properties": {"b": 1, "a": 2}})
+        return [msgspec.json.encode(one) async for one in explain(sent, plans, NOTHING)]
 
-    first = lines()
-    assert lines() == first
+    first = await lines()
+    assert await lines() == first
     shown = [msgspec.json.decode(one) for one in first]
     assert [(one["destinationId"], one["outcome"], one["reason"]) for one in shown] == [
         ("d0", "send", ""),

@@ -19,6 +19,7 @@ from mainstem.ledger.base import Ledger
 from mainstem.ledger.memory import MemoryLedger
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.reading import SharedReader, decode_with
+from mainstem.pipeline.transform import Sandboxes, Transformer
 from mainstem.roles.books import Account, read_books
 from mainstem.roles.explain import Sighting, Whereabouts, explain_message
 from mainstem.roles.flows import Surroundings
@@ -26,6 +27,7 @@ from mainstem.roles.rooms import CHECKS
 from mainstem.roles.worker import Worker
 from mainstem.stream.base import Stream
 from mainstem.stream.memory import MemoryStream
+from mainstem.transformations.sandbox.runtime import SandboxRuntime
 from mainstem.workspace.model import Workspace
 from mainstem.workspace.parse import parse_workspace
 
@@ -139,7 +141,13 @@ class Rig:
     """Rooms, and workers in them."""
 
     def __init__(
-        self, known: Workspace, data_dir: Path, *, stream: Stream | None = None, ledger: Ledger | None = None
+        self,
+        known: Workspace,
+        data_dir: Path,
+        *,
+        stream: Stream | None = None,
+        ledger: Ledger | None = None,
+        sandboxes: Sandboxes | None = None,
     ) -> None:
         self.clock: Clock = FastClock()
         self.stream: Stream = stream or MemoryStream(partitions=PARTITIONS, clock=self.clock)
@@ -150,6 +158,9 @@ class Rig:
         guard = AddressGuard(allow_private=False, allowed=("127.0.0.0/8",))
         self.transport = PyreqwestTransport(guard, self.clock)
         self._guard = guard
+        # One that may fetch nothing; its sandboxes start when a test has user code.
+        self.sandboxes: Sandboxes = sandboxes or SandboxRuntime()
+        self.transformer = Transformer(self.sandboxes, self.clock)
 
     def around(self) -> Surroundings:
         """What a worker process would open."""
@@ -157,6 +168,7 @@ class Rig:
             stream=self.stream,
             ledger=self.ledger,
             reader=SharedReader(self.stream, decode_with(Decoder(()))),
+            transformer=self.transformer,
             transport=self.transport,
             guard=self._guard,
             clock=self.clock,
@@ -200,7 +212,9 @@ class Rig:
         """The only sighting of a message."""
         known = await self.told.current()
         decoder = Decoder(known.sources)
-        found = await explain_message(message_id, "", known, self.stream, self.ledger, decoder)
+        found = await explain_message(
+            message_id, "", known, self.stream, self.ledger, decoder, self.transformer
+        )
         assert len(found) == 1, found
         return found[0]
 
@@ -215,15 +229,22 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    known: Workspace, data_dir: Path, *, stream: Stream | None = None, ledger: Ledger | None = None
+    known: Workspace,
+    data_dir: Path,
+    *,
+    stream: Stream | None = None,
+    ledger: Ledger | None = None,
+    sandboxes: Sandboxes | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig whose workers are stopped at the end."""
-    built = Rig(known, data_dir, stream=stream, ledger=ledger)
+    built = Rig(known, data_dir, stream=stream, ledger=ledger, sandboxes=sandboxes)
     try:
         yield built
     finally:
         for worker in list(built.workers):
             await built.stop(worker)
+        await built.transformer.close()
+        await built.sandboxes.close()
         await built.transport.close()
         await built.stream.close()
         await built.ledger.close()

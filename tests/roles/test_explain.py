@@ -153,7 +153,10 @@ async def test_an_unknown_id_is_nowhere(tmp_path: Path) -> None:
     known = workspace(webhook(_DEAD_END))
     async with rig(known, tmp_path) as running:
         decoder = Decoder(known.sources)
-        assert not await explain_message("never", "", known, running.stream, running.ledger, decoder)
+        found = await explain_message(
+            "never", "", known, running.stream, running.ledger, decoder, running.transformer
+        )
+        assert not found
 
 
 async def test_an_id_that_the_gateway_made_can_be_looked_up(tmp_path: Path) -> None:

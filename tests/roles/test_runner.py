@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mainstem.delivery.item import Item
+from mainstem.events.canonical import Event
 from mainstem.ledger.base import CountKey, LedgerBusy, Position, Settlement
 from mainstem.ledger.memory import MemoryLedger
 from mainstem.pipeline.outcome import Filtered, Outcome
@@ -160,16 +161,16 @@ async def test_rules_that_raise_begin_again_at_the_position_and_say_so(tmp_path:
         positions = await running.ledger.open_cursor("c", dict.fromkeys(range(PARTITIONS), 0))
         broken = asyncio.Event()
 
-        def evaluate(event: Any) -> Outcome:
-            if event.message_id == "ann-2" and not broken.is_set():
+        async def judge(events: Sequence[Event]) -> Sequence[Outcome]:
+            if not broken.is_set() and any(event.message_id == "ann-2" for event in events):
                 raise ZeroDivisionError("a bug")
-            return Filtered("all")
+            return [Filtered("all") for _ in events]
 
         sender: Any = _Sender()
         around = running.around()
         runner = Runner(
             cursor="c",
-            rules=Rules(evaluate, _decoder(around)),
+            rules=Rules(judge, _decoder(around)),
             sender=sender,
             reader=around.reader,
             stream=running.stream,

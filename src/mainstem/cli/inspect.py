@@ -15,10 +15,12 @@ from rich.table import Table
 from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed, read_settings
 from mainstem.clock import SystemClock
 from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.transform import Applied
 from mainstem.roles.books import Account, read_all_books
 from mainstem.roles.dry_run import dry_run as run_dry
 from mainstem.roles.explain import Sighting, explain_message
 from mainstem.roles.rooms import open_geo, open_the_ledger, open_the_stream, open_the_workspace
+from mainstem.roles.sandboxes import open_transformer, tools_of
 from mainstem.roles.tail import EventTail, describe
 from mainstem.settings import Settings
 
@@ -117,8 +119,12 @@ async def _explain(settings: Settings, message_id: str, source_id: str) -> list[
         stream = await open_the_stream(settings, clock, stack)
         ledger = await open_the_ledger(settings, stack)
         workspace = await (await open_the_workspace(settings, clock, stack)).current()
-        decoder = Decoder(workspace.sources, open_geo(settings, stack))
-        return await explain_message(message_id, source_id, workspace, stream, ledger, decoder)
+        geo = open_geo(settings, stack)
+        decoder = Decoder(workspace.sources, geo)
+        transformer = open_transformer(settings, clock, geo, stack)
+        return await explain_message(
+            message_id, source_id, workspace, stream, ledger, decoder, transformer, tools_of(geo)
+        )
 
 
 def _show_sighting(sighting: Sighting) -> None:
@@ -146,6 +152,8 @@ def _show_sighting(sighting: Sighting) -> None:
         if found.next_attempt:
             line += f", next attempt {found.next_attempt}"
         console.print(line, markup=False)
+        for applied in found.transformations:
+            console.print(f"    {_in_words(applied)}", markup=False)
         if found.answer:
             console.print(f"    last answer: {found.answer}", markup=False)
         for request in found.requests:
@@ -173,6 +181,14 @@ async def _books(settings: Settings, destination: str) -> list[Account]:
         stream = await open_the_stream(settings, clock, stack)
         ledger = await open_the_ledger(settings, stack)
         return await read_all_books(stream, ledger, destination)
+
+
+def _in_words(applied: Applied) -> str:
+    """Return what a transformation did, in a line."""
+    words = applied.result if applied.result != "expanded" else f"expanded to {applied.events} events"
+    return f"transformation {applied.transformation}: {words}" + (
+        f": {applied.reason}" if applied.reason else ""
+    )
 
 
 def _show_books(accounts: list[Account], *, by_hour: bool) -> None:

@@ -1,11 +1,11 @@
 """One event on its way to one destination, and the two things the sender is given to work with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
-from mainstem.destinations.base import Delivery, Payloads, Refusal, Skip
+from mainstem.destinations.base import Delivery, Payloads, Skip
 from mainstem.events.canonical import Event
 from mainstem.ledger.base import Parked
 
@@ -18,7 +18,7 @@ DROPPED: Final = 4
 
 
 class Item(msgspec.Struct, kw_only=True, eq=False):
-    """An event with what it becomes at this destination. The first eight fields are the caller's, the others
+    """An event with what it becomes at this destination. The first nine fields are the caller's, the others
     the engine's."""
 
     partition: int
@@ -31,6 +31,8 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     value: bytes
     """The stored event."""
     payloads: Payloads
+    extra_bytes: int = 0
+    """Held in memory beside `value`: what an event became that was transformed."""
 
     sent: int = 0
     """Payloads the destination has accepted; an attempt goes on behind them."""
@@ -66,5 +68,15 @@ class Attempt(Protocol):
         ...
 
 
-Prepare = Callable[[Parked], Item | Skip | Refusal]
-"""Turns a parked event back into an item: decoded and mapped again, by the snapshot that holds now. Pure."""
+class Burial(msgspec.Struct, frozen=True):
+    """A parked event that can't be sent by the rules that hold now: a dead letter."""
+
+    reason: str
+    """What the books count by."""
+    detail: str = ""
+    """What went wrong with this event."""
+
+
+Prepare = Callable[[Parked], Awaitable[Item | Skip | Burial]]
+"""Turns a parked event back into an item: decoded, transformed and mapped again, by the snapshot that holds now.
+Raises SandboxUnavailable when user code can't be run now: the event waits."""

@@ -106,9 +106,10 @@ class Lanes:
         if len(lane.queue) == 1:
             self._make_ready(lane)
 
-    def bury(self, item: Item, reason: str) -> None:
+    def bury(self, item: Item, reason: str, detail: str = "") -> None:
         """Take an event that can't be sent at all."""
         if self._settler.note(item) is not None:
+            item.answer = detail
             self._kill(item, reason)
 
     def __len__(self) -> int:

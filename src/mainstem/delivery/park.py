@@ -16,12 +16,12 @@ import msgspec
 
 from mainstem.clock import Clock
 from mainstem.delivery.condition import Condition
-from mainstem.delivery.item import Item, Prepare
+from mainstem.delivery.item import Burial, Item, Prepare
 from mainstem.delivery.reasons import Reasons
 from mainstem.delivery.settle import count_outcomes
 from mainstem.delivery.watermark import Watermark
 from mainstem.delivery.workers import cancel
-from mainstem.destinations.base import Delivered, Refusal, Rejected, Retry, Skip
+from mainstem.destinations.base import Delivered, Rejected, Retry, Skip
 from mainstem.ledger.base import (
     HOUR_MS,
     CountKey,
@@ -33,6 +33,7 @@ from mainstem.ledger.base import (
 )
 from mainstem.telemetry import metrics
 from mainstem.telemetry.log import logger
+from mainstem.transformations.base import SandboxUnavailable
 
 _log = logger(__name__)
 
@@ -40,6 +41,7 @@ _LEDGER_RETRY_S: Final = 0.5
 _TURN_EVENTS: Final = 32
 """Parked events of a key that are attempted before their results are stored."""
 _LOGIN_WAIT_MS: Final = 1_000
+_SANDBOX_WAIT_MS: Final = 1_000
 
 
 class _Key:
@@ -331,14 +333,17 @@ class Park:
         rows = await self._ledger.parked(self._cursor, key=key, limit=_TURN_EVENTS)
         results: list[ParkedResult] = []
         for row in rows:
-            now = self._clock.monotonic()
             if self._must_end(row):
                 break
+            prepared = await self._prepared(row)
+            if self._must_end(row):
+                break  # transforming it took a while
+            now = self._clock.monotonic()
             if results:
                 if self._condition.wait_s(now) > 0:
                     break
                 self._condition.started(now)
-            result = await self._attempt(row)
+            result = await self._attempt(row, prepared)
             results.append(result)
             if result.fate == "again":
                 break
@@ -359,15 +364,15 @@ class Park:
             or row.next_attempt_ms > self._clock.now_ms()
         )
 
-    async def _attempt(self, row: Parked) -> ParkedResult:
-        item = self._prepared(row)
+    async def _attempt(self, row: Parked, item: Item | Skip | Burial | None) -> ParkedResult:
+        if item is None:
+            return self._later(row, _SANDBOX_WAIT_MS)
         if isinstance(item, Skip):
             return ParkedResult(parked=row, fate="filtered", reason=self._rules.shorten(item.rule))
-        if isinstance(item, Refusal):
-            return self._dead(row, None, item.reason, "")
+        if isinstance(item, Burial):
+            return self._dead(row, None, item.reason, item.detail)
         if item.login_key and await self._login_waits(item):
-            wait_until = self._clock.now_ms() + _LOGIN_WAIT_MS
-            return ParkedResult(parked=msgspec.structs.replace(row, next_attempt_ms=wait_until), fate="again")
+            return self._later(row, _LOGIN_WAIT_MS)
         condition = self._condition
         item.sent = min(row.sent, len(item.payloads))
         item.attempts = item.tries = row.attempts
@@ -401,12 +406,21 @@ class Park:
         )
         return ParkedResult(parked=again, fate="again")
 
-    def _prepared(self, row: Parked) -> Item | Skip | Refusal:
+    def _later(self, row: Parked, wait_ms: int) -> ParkedResult:
+        """It was not attempted: look again after a while."""
+        wait_until = self._clock.now_ms() + wait_ms
+        return ParkedResult(parked=msgspec.structs.replace(row, next_attempt_ms=wait_until), fate="again")
+
+    async def _prepared(self, row: Parked) -> Item | Skip | Burial | None:
+        """Return the event as it is to be sent now; None while its transformation can't run."""
         try:
-            return self._prepare(row)
+            return await self._prepare(row)
+        except SandboxUnavailable as error:
+            _log.warning("parked event can't be transformed now", cursor=self._cursor, error=str(error))
+            return None
         except Exception as error:  # noqa: BLE001  the mapping of one event must not end the worker
             _log.exception("parked event can't be prepared", cursor=self._cursor, offset=row.offset)
-            return Refusal(f"internal error: {type(error).__name__}")
+            return Burial(f"internal error: {type(error).__name__}")
 
     async def _login_waits(self, item: Item) -> bool:
         """Whether events of the same person from before login are still to be sent."""

@@ -35,7 +35,7 @@ import msgspec
 from mainstem.clock import Clock
 from mainstem.delivery.breaker import State
 from mainstem.delivery.condition import Condition
-from mainstem.delivery.item import Attempt, Item, Prepare
+from mainstem.delivery.item import Attempt, Burial, Item, Prepare
 from mainstem.delivery.lanes import Lane, Lanes
 from mainstem.delivery.park import Park, Turn
 from mainstem.delivery.reasons import Reasons
@@ -48,7 +48,7 @@ from mainstem.telemetry import metrics
 from mainstem.telemetry.log import logger
 from mainstem.workspace.model import Destination
 
-__all__ = ["Attempt", "DestinationStatus", "Item", "Prepare", "Sender"]
+__all__ = ["Attempt", "Burial", "DestinationStatus", "Item", "Prepare", "Sender"]
 
 _log = logger(__name__)
 
@@ -295,6 +295,11 @@ class Sender:
         """Note a record that goes nowhere: filtered, or rejected by the gateway."""
         self._settler.skip(partition, offset, count)
 
-    def bury(self, item: Item, reason: str) -> None:
-        """Note an event that can't be sent at all (the mapping refused it): a dead letter."""
-        self._lanes.bury(item, reason)
+    def bury(self, item: Item, reason: str, detail: str = "") -> None:
+        """Note an event that can't be sent at all (a transformation failed, the mapping refused it): a dead letter.
+
+        Args:
+            reason: what the books count by.
+            detail: what went wrong with this event; kept in the letter as its answer.
+        """
+        self._lanes.bury(item, reason, detail)

@@ -132,7 +132,7 @@ class Settler:
             return None
         mark.add(item)
         self.window += 1
-        self.window_bytes += len(item.value)
+        self.window_bytes += len(item.value) + item.extra_bytes
         if self.window >= self._limit or self.window_bytes >= self._limit_bytes:
             self._room.clear()
         return mark
@@ -297,7 +297,7 @@ class Settler:
     def _release(self, items: Sequence[Item]) -> None:
         """Free the window of items that are settled or not ours any more."""
         for item in items:
-            self.window_bytes -= len(item.value)
+            self.window_bytes -= len(item.value) + item.extra_bytes
             if item.fate == PARKED:
                 self._on_unparked(item)
         self.window -= len(items)

@@ -6,7 +6,7 @@ attempt. What it guarantees:
 - Connects only to addresses that `guard` let through: host names are looked up here, every address is
   checked, and the HTTP client is pinned to a checked one, so that a second lookup with another answer
   (DNS rebinding) cannot happen. Proxy variables of the environment are ignored for the same reason.
-- Follows 307 and 308 only (method and body stay), three hops at most, each checked like the first; never
+- Follows 307 and 308 only (method and body stay), `max_redirects` hops at most, each checked like the first; never
   from https to http. Other redirects would turn a POST into a GET: they are returned as they are.
 - Keeps at most `max_answer_bytes` of an answer; a longer one costs its connection, not our memory.
 - A kept-alive connection that turns out closed before anything was written is replaced silently (the
@@ -101,13 +101,14 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How long the addresses of a host name are believed."""
     max_answer_bytes: int = 64 * 1024
     """Kept of an answer's body; the rest is never read."""
+    max_redirects: int = 3
+    """Hops that are followed; 0 = redirects are returned as they are."""
     ca_pem: bytes | None = None
     """A certificate authority trusted in addition to the system's, as PEM."""
 
 
 DEFAULT_OPTIONS = TransportOptions()
 
-_MAX_REDIRECTS = 3
 _FOLLOWED = frozenset((307, 308))
 
 # The client frames the message; a wrong Content-Length from configuration would desynchronise a connection
@@ -211,7 +212,7 @@ class PyreqwestTransport:
             else:
                 self._origins.move_to_end(label)
             answer = await self._exchange(origin, request, url, headers, left_s, deadline)
-            if answer.status not in _FOLLOWED or hops == _MAX_REDIRECTS:
+            if answer.status not in _FOLLOWED or hops == self._options.max_redirects:
                 return answer
             target = _redirect_target(url, answer)
             if target is None:

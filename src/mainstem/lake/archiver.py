@@ -9,7 +9,9 @@ crash is the same code as every day's.
 
 import asyncio
 import random
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -22,12 +24,14 @@ from mainstem.destinations.archive import ArchiveSettings, Config, archive_confi
 from mainstem.events.stored import StoredEvent, decode_stored
 from mainstem.lake.errors import LakeError, PlanBroken
 from mainstem.lake.files import PlannedFiles
-from mainstem.lake.plan import Death, Evaluate, Gathering, Plan, Range, notes_of, open_plan, read_note
+from mainstem.lake.plan import Death, Gathering, Judge, Plan, Range, notes_of, open_plan, read_note
+from mainstem.lake.staged import StagedReader, folder_of, path_of, sweep
 from mainstem.lake.store import Store
 from mainstem.ledger.base import DeadLetter, Fenced, Ledger, LedgerError, Position, Settlement
 from mainstem.stream.base import OffsetGone, Record, Stream, StreamClosed, StreamError
 from mainstem.telemetry import metrics
 from mainstem.telemetry.log import logger
+from mainstem.transformations.base import SandboxUnavailable
 
 _log = logger(__name__)
 
@@ -40,6 +44,10 @@ _IDLE_S: Final = 60.0
 _LINGER_S: Final = 1.0
 """How long new records may wait to be read while a flush is not due: reading in gulps costs less."""
 _PUTS_AT_ONCE: Final = 4
+_LEFT_BEHIND_S: Final = 86_400.0
+"""What is staged is removed after this time, and twice the age of a flush, if no plan knows of it."""
+_PASSING: Final = (LakeError, LedgerError, StreamError, SandboxUnavailable, OSError)
+"""What is tried again for ever."""
 _BACKOFF_BASE_S: Final = 0.5
 _BACKOFF_MAX_S: Final = 60.0
 
@@ -79,7 +87,7 @@ class Archiver:
         stream: Stream,
         ledger: Ledger,
         clock: Clock,
-        evaluate: Evaluate,
+        judge: Judge,
         spool_dir: Path | None = None,
         chance: random.Random | None = None,
     ) -> None:
@@ -87,8 +95,9 @@ class Archiver:
         Args:
             cursor: the name under which events are settled.
             destination: the destination's id, for dead letters and metrics.
-            evaluate: the destination's rules; must not raise for any record.
-            spool_dir: where files are made when they outgrow memory; None = the system's temporary folder.
+            judge: the destination's rules and transformations; must not raise for any record.
+            spool_dir: where files are made when they outgrow memory, and where what was transformed is kept until
+                it is archived: the same for all workers, and durable. None = the system's temporary folder.
             chance: source of jitter.
         """
         self._cursor = cursor
@@ -99,8 +108,10 @@ class Archiver:
         self._stream = stream
         self._ledger = ledger
         self._clock = clock
-        self._evaluate = evaluate
+        self._judge = judge
         self._spool_dir = spool_dir
+        self._staged = folder_of((spool_dir or Path(tempfile.gettempdir())) / "staged", cursor)
+        self._swept = False
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -111,7 +122,7 @@ class Archiver:
         """Next offset to gather, per owned partition."""
         self._planned: dict[int, int] = {}
         self._sequences: dict[int, int] = {}
-        self._gathering = Gathering(self._config, {})
+        self._gathering = Gathering(self._config, {}, self._staged)
         self._plan: Plan | None = None
         self._made: PlannedFiles | None = None
         self._deaths: list[DeadLetter] = []
@@ -164,8 +175,10 @@ class Archiver:
                         await self._wait(stop)
                 except StreamClosed:
                     raise
-                except (LakeError, LedgerError, StreamError) as error:
+                except _PASSING as error:
                     self._failed(error)
+                    if isinstance(error, OSError):
+                        self._forget()  # of what is staged, part may be missing
                     await self._first(stop, self._clock.sleep(self._backoff_s()))
             await self._drain()
         finally:
@@ -233,8 +246,9 @@ class Archiver:
     def _forget(self) -> None:
         """What we believe of the ledger may be wrong: ask it before the next step."""
         self._known = False
-        # Nothing of it was written anywhere, and it may not join on to where the ledger stands.
-        self._gathering = Gathering(self._config, {})
+        # Nobody knows of it, and it may not join on to where the ledger stands.
+        self._gathering.close()
+        self._gathering = Gathering(self._config, {}, self._staged)
         self._leave_plan()
 
     def _leave_plan(self) -> None:
@@ -279,10 +293,26 @@ class Archiver:
                 self._take_up(plan)
         self._planned = {partition: planned[partition] for partition in self._owned}
         self._sequences = {partition: notes[partition].sequence for partition in self._owned}
-        self._gathering = Gathering(self._config, self._planned)
+        self._gathering.close()
+        self._gathering = Gathering(self._config, self._planned, self._staged)
         self._next = dict(self._planned)
         self._known = True
         await self._hold_retention(settled)
+        if not self._swept:
+            # Of plans that are open anywhere, other workers' too.
+            named = {
+                notes[partition].plan_id
+                for partition, at in planned.items()
+                if settled.get(partition, at) < at
+            }
+            await asyncio.to_thread(self._sweep, named)
+            self._swept = True
+
+    def _sweep(self, named: Collection[str]) -> None:
+        keep_s = _LEFT_BEHIND_S + 2 * self._config.max_age_s
+        removed = sweep(self._staged, named, before_ms=self._clock.now_ms() - round(keep_s * 1000))
+        if removed:
+            _log.info("staged events of a crash removed", destination=self._destination, files=removed)
 
     def _take_up(self, plan: Plan) -> None:
         self._plan = plan
@@ -337,9 +367,10 @@ class Archiver:
                 return True
             if records:
                 found = True
+                verdicts = await self._judge(records)
                 now = self._clock.monotonic()
-                for record in records:
-                    self._gathering.add(record, self._evaluate(record), now)
+                for record, verdict in zip(records, verdicts, strict=True):
+                    self._gathering.add(record, verdict, now)
                 self._next[partition] = records[-1].offset + 1
                 # Rules are pure computation: let others have the loop between gulps.
                 await asyncio.sleep(0)
@@ -388,6 +419,7 @@ class Archiver:
     async def _flush(self) -> None:
         sequence = 1 + max(self._sequences.values(), default=0)
         plan = self._gathering.plan(self._cursor, self._store.location, sequence)
+        await asyncio.to_thread(self._gathering.seal, plan.id)
         notes = notes_of(plan)
         planning = [
             Settlement(
@@ -405,7 +437,7 @@ class Archiver:
             if plan.written == 0 and not plan.deaths:
                 # Nothing to write: planned and settled in one step.
                 await self._ledger.settle([*planning, *self._settlements(plan, ())])
-                self._settled(plan)
+                await self._done(plan)
                 return
             await self._ledger.settle(planning)
         except Fenced:
@@ -437,7 +469,7 @@ class Archiver:
             self._forget()
             await self._abandon(plan, gone)
         else:
-            self._settled(plan)
+            await self._done(plan)
             self._forget()
 
     async def _put_all(self, files: Sequence[tuple[str, BinaryIO]]) -> None:
@@ -457,36 +489,48 @@ class Archiver:
         self._files += 1
 
     async def _make(self, plan: Plan, made: PlannedFiles) -> list[DeadLetter]:
-        deaths = {(death.partition, death.offset): death for death in plan.deaths}
         buried: list[DeadLetter] = []
         for item in plan.ranges:
-            skipped = BitMap.deserialize(item.skipped)
-            digest = xxhash.xxh3_128()
-            offset = item.from_offset
-            while offset < item.to_offset:
-                records = await self._stream.read(
-                    item.partition,
-                    offset,
-                    max_records=min(_WRITE_RECORDS, item.to_offset - offset),
-                    max_bytes=_READ_BYTES,
-                )
-                if not records:
-                    raise PlanBroken(
-                        f"partition {item.partition}: the log ends at {offset}, planned to {item.to_offset}"
-                    )
-                offset = records[-1].offset + 1
-                records = [record for record in records if record.offset < item.to_offset]
-                for record in records:
-                    digest.update(record.value)
-                    death = deaths.get((record.partition, record.offset))
-                    if death is not None:
-                        buried.append(self._dead_letter(record, death))
-                await asyncio.to_thread(_add, made, item, skipped, records)
-            if digest.digest() != item.digest:
+            if not item.staged:
+                buried += await self._make_range(plan, item, made, None)
+                continue
+            with closing(StagedReader(self._staged, plan.id, item.partition, item.staged)) as staged:
+                buried += await self._make_range(plan, item, made, staged)
+                await asyncio.to_thread(staged.finish)
+        return buried
+
+    async def _make_range(
+        self, plan: Plan, item: Range, made: PlannedFiles, staged: StagedReader | None
+    ) -> list[DeadLetter]:
+        deaths = {death.offset: death for death in plan.deaths if death.partition == item.partition}
+        buried: list[DeadLetter] = []
+        skipped = BitMap.deserialize(item.skipped)
+        digest = xxhash.xxh3_128()
+        offset = item.from_offset
+        while offset < item.to_offset:
+            records = await self._stream.read(
+                item.partition,
+                offset,
+                max_records=min(_WRITE_RECORDS, item.to_offset - offset),
+                max_bytes=_READ_BYTES,
+            )
+            if not records:
                 raise PlanBroken(
-                    f"partition {item.partition}, offsets {item.from_offset} to {item.to_offset}: the log gives "
-                    "other records than were planned"
+                    f"partition {item.partition}: the log ends at {offset}, planned to {item.to_offset}"
                 )
+            offset = records[-1].offset + 1
+            records = [record for record in records if record.offset < item.to_offset]
+            for record in records:
+                digest.update(record.value)
+                death = deaths.get(record.offset)
+                if death is not None:
+                    buried.append(self._dead_letter(record, death))
+            await asyncio.to_thread(_add, made, item, skipped, records, staged)
+        if digest.digest() != item.digest:
+            raise PlanBroken(
+                f"partition {item.partition}, offsets {item.from_offset} to {item.to_offset}: the log gives "
+                "other records than were planned"
+            )
         return buried
 
     def _settlements(self, plan: Plan, deaths: Sequence[DeadLetter]) -> list[Settlement]:
@@ -502,12 +546,21 @@ class Archiver:
             for item in plan.ranges
         ]
 
-    def _settled(self, plan: Plan) -> None:
+    async def _done(self, plan: Plan) -> None:
+        """Take note that a plan is settled, by us."""
+        await self._discard(plan)
         self._flushes += 1
         self._written += plan.written
         self._last_flush_ms = self._clock.now_ms()
         for key, count in plan.counts:
             metrics.OUTCOMES.labels(key.source_id, self._destination, key.outcome, key.reason).inc(count)
+
+    async def _discard(self, plan: Plan) -> None:
+        """Remove what was staged for a plan that is settled."""
+        for item in plan.ranges:
+            if item.staged:
+                path = path_of(self._staged, plan.id, item.partition)
+                await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def _abandon(self, plan: Plan, gone: OffsetGone) -> None:
         """The hard limit of retention dropped records of an open plan: it can't be carried out any more."""
@@ -529,6 +582,7 @@ class Archiver:
                 for item in plan.ranges
             ]
         )
+        await self._discard(plan)
 
     def _dead_letter(self, record: Record, death: Death) -> DeadLetter:
         try:
@@ -550,6 +604,7 @@ class Archiver:
             received_at_ms=stored.received_at_ms,
             died_at_ms=self._clock.now_ms(),
             reason=death.reason,
+            answer=death.detail,
         )
 
     # ------------------------------------------------------------ waiting
@@ -562,7 +617,7 @@ class Archiver:
                     await self._settle_open()
                     if self._gathering.events:
                         await self._flush()
-        except (LakeError, LedgerError, StreamError) as error:
+        except _PASSING as error:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
@@ -605,9 +660,16 @@ class Archiver:
             waited.result()
 
 
-def _add(made: PlannedFiles, item: Range, skipped: BitMap, records: Iterable[Record]) -> None:
-    made.add(
-        (decode_stored(record.value), record.partition, record.offset, record.sequence)
-        for record in records
-        if record.offset - item.from_offset not in skipped
-    )
+def _add(
+    made: PlannedFiles,
+    item: Range,
+    skipped: BitMap,
+    records: Iterable[Record],
+    staged: StagedReader | None,
+) -> None:
+    for record in records:
+        if record.offset - item.from_offset in skipped:
+            continue
+        instead = staged.of(record.offset) if staged is not None else None
+        events = (decode_stored(record.value),) if instead is None else instead
+        made.add((event, record.partition, record.offset, record.sequence) for event in events)

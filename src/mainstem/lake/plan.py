@@ -8,36 +8,40 @@ The parts
 * The **plan cursor** `plan:X` is a second position per partition: below it, everything has been planned. Its
   note holds the last plan. `settle` moves positions by compare-and-set, several in one transaction.
 * A **plan** is all that decides the bytes of a set of files: for each partition a range of offsets, which
-  records of it are left out, the formats, the compression, the folder; and a digest of the records.
+  records of it are left out, the formats, the compression, the folder; and a digest of the records. Where
+  transformations changed records, what they became is **staged** (`staged.py`), and the plan has its digest.
 
 The steps
 ---------
-1. Gather: read records, let the rules decide each. Nothing is written anywhere.
-2. Plan: one transaction moves `plan:X` from a to b in every partition of the plan and stores the plan. Only
-   possible where `X` = `plan:X`, that is, where no earlier plan is open.
-3. Write: read the ranges again, make the files, put them. `put` is atomic, durable, and replaces.
+1. Gather: read records, let rules and transformations decide each. Nothing is written but what is staged, which
+   nobody looks at before there is a plan.
+2. Plan: what is staged becomes durable under the plan's name. One transaction moves `plan:X` from a to b in
+   every partition of the plan and stores the plan. Only possible where `X` = `plan:X`, that is, where no
+   earlier plan is open.
+3. Write: read the ranges again, and what is staged; make the files, put them. `put` is atomic, durable, and
+   replaces.
 4. Settle: one transaction moves `X` from a to b in every partition of the plan, with the counts.
 
 The proof
 ---------
 *A plan's files are a function of the plan.* Names contain the plan's id; contents are the planned records in
-order of partition and offset, encoded by the plan's own settings. Rules, settings and clocks are not asked
-again: their decisions are in the plan. So step 3 may run any number of times, by anyone, in any mixture of
-old and new runs: the result is the same set of files. That makes fenced workers harmless: one that was
-declared dead and writes on puts the same bytes under the same names.
+order of partition and offset (or what is staged in place of one), encoded by the plan's own settings. Rules,
+transformations, settings and clocks are not asked again: their decisions are in the plan. So step 3 may run any
+number of times, by anyone, in any mixture of old and new runs: the result is the same set of files. That makes
+fenced workers harmless: one that was declared dead and writes on puts the same bytes under the same names.
 
 *Plans of one partition never overlap and leave no gap.* They are links of one chain: each moves `plan:X` from
 where the last one ended, by compare-and-set; of two workers that plan from the same place, one is `Fenced` and
 has written nothing.
 
-*Every crash leads back to the chain.* Before 2: nothing happened. Between 2 and 4: `X` < `plan:X`, and the
-note of `plan:X` holds the plan for just that range; whoever owns any partition of it carries it out as a
-whole (3), then settles it (4); of two that do so, one is `Fenced`, and the plan is settled. After 4: done.
+*Every crash leads back to the chain.* Before 2: nothing happened. Between 2 and 4: `X` < `plan:X`, and the note
+of `plan:X` holds the plan for just that range; whoever owns any partition of it carries it out as a whole (3),
+then settles it (4); of two that do so, one is `Fenced`, and the plan is settled. After 4: done.
 
-So the files below `X` are exactly those of the settled plans, and each planned record lies in exactly one
-line of them per format. What is above `X` may show files of the open plan: they are whole files, and will
-not change. Events of one user are of one partition, so they are in order of offset within each file, and the
-sequence in the file names gives the order of the files.
+So the files below `X` are exactly those of the settled plans, and each planned record lies in exactly one line
+of them per format (a record that was expanded, in as many lines as it became). What is above `X` may show files
+of the open plan: they are whole files, and will not change. Events of one user are of one partition, so they
+are in order of offset within each file, and the sequence in the file names gives the order of the files.
 
 What a change of settings in between does: an open plan is finished as it was planned (formats, folder), so no
 file has to be deleted. Only a change of the *place* (bucket, root folder) cannot be bridged: the plan is
@@ -46,7 +50,8 @@ If the software was upgraded in between, files may differ in compression but hol
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -54,7 +59,9 @@ import xxhash
 from pyroaring import BitMap
 
 from mainstem.destinations.archive import Config, Format
+from mainstem.events.stored import StoredEvent
 from mainstem.lake.layout import FileKey
+from mainstem.lake.staged import Staging
 from mainstem.ledger.base import CountKey
 from mainstem.stream.base import Record
 
@@ -63,9 +70,21 @@ DELIVERED: Final = "delivered"
 REJECTED: Final = "rejected"
 DEAD: Final = "dead"
 
-Evaluate = Callable[[Record], CountKey]
-"""Decide one record by the destination's rules. Outcome `delivered` is written; `rejected` is written to the
-rejected area if the settings say so; `filtered` is only counted; `dead` becomes a dead letter."""
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the destination's rules and transformations make of a record."""
+
+    count: CountKey
+    """Outcome `delivered` is written; `rejected` is written to the rejected area if the settings say so; `filtered`
+    is only counted; `dead` becomes a dead letter."""
+    instead: tuple[StoredEvent, ...] | None = None
+    """What is written in its place, in order, all with its source and receivedAt; None = itself, byte for byte."""
+    detail: str = ""
+    """Why it is dead: what went wrong with this record."""
+
+
+Judge = Callable[[Sequence[Record]], Awaitable[Sequence[Verdict]]]
+"""Decides records, one verdict each in the same order. Raises SandboxUnavailable when user code can't be run now."""
 
 
 class Range(msgspec.Struct, frozen=True, array_like=True):
@@ -79,6 +98,8 @@ class Range(msgspec.Struct, frozen=True, array_like=True):
     """Roaring bitmap of the records that are not written, counted from `from_offset`."""
     digest: bytes
     """XXH3-128 over the records' values: a log that gives other bytes is noticed."""
+    staged: bytes = b""
+    """XXH3-128 over what is staged of it; empty if nothing was transformed."""
 
 
 class Death(msgspec.Struct, frozen=True, array_like=True):
@@ -87,6 +108,7 @@ class Death(msgspec.Struct, frozen=True, array_like=True):
     partition: int
     offset: int
     reason: str
+    detail: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,34 +170,52 @@ class _Gathered:
         self.counts: Counter[CountKey] = Counter()
         self.deaths: list[Death] = []
         self.bytes = 0
+        self.staging: Staging | None = None
 
 
 class Gathering:
-    """What has been read and decided since the last plan: offsets, decisions and sums, no events."""
+    """What has been read and decided since the last plan: offsets, decisions and sums; events only where they were
+    transformed, and those on disk."""
 
-    def __init__(self, config: Config, starts: Mapping[int, int]) -> None:
+    def __init__(self, config: Config, starts: Mapping[int, int], staged: Path) -> None:
+        """
+        Args:
+            staged: the folder for what transformed records became.
+        """
         self._config = config
+        self._staged = staged
         self._written = (DELIVERED, REJECTED) if config.include_rejected else (DELIVERED,)
         self._starts = starts
         self._parts: dict[int, _Gathered] = {}
         self.started_at: float | None = None
         """When the first record came, on the monotonic clock."""
 
-    def add(self, record: Record, verdict: CountKey, at: float) -> None:
-        """Take the next record of a partition with the rules' decision."""
+    def add(self, record: Record, verdict: Verdict, at: float) -> None:
+        """Take the next record of a partition with what was decided.
+
+        Raises:
+            OSError: what it became can't be staged; this gathering is of no use any more.
+        """
+        count = verdict.count
         part = self._parts.get(record.partition)
         if part is None:
             part = self._parts[record.partition] = _Gathered(self._starts[record.partition])
         if self.started_at is None:
             self.started_at = at
-        if verdict.outcome not in self._written:
+        size = len(record.value)
+        if count.outcome not in self._written:
             part.skipped.add(record.offset - part.from_offset)
-            if verdict.outcome == DEAD:
-                part.deaths.append(Death(record.partition, record.offset, verdict.reason))
+            if count.outcome == DEAD:
+                part.deaths.append(Death(record.partition, record.offset, count.reason, verdict.detail))
+        elif verdict.instead is not None:
+            if part.staging is None:
+                part.staging = Staging(self._staged, record.partition)
+            part.staging.add(record.offset, verdict.instead)
+            size = sum(len(event.raw) for event in verdict.instead)
         part.to_offset = record.offset + 1
         part.digest.update(record.value)
-        part.counts[verdict] += 1
-        part.bytes += len(record.value)
+        part.counts[count] += 1
+        part.bytes += size
 
     @property
     def events(self) -> int:
@@ -200,7 +240,14 @@ class Gathering:
     def plan(self, cursor: str, place: str, sequence: int) -> Plan:
         """Return the plan of what was gathered (something was)."""
         ranges = tuple(
-            Range(partition, part.from_offset, part.to_offset, part.skipped.serialize(), part.digest.digest())
+            Range(
+                partition,
+                part.from_offset,
+                part.to_offset,
+                part.skipped.serialize(),
+                part.digest.digest(),
+                part.staging.digest if part.staging is not None else b"",
+            )
             for partition, part in sorted(self._parts.items())
         )
         # The digests are in the id: if log and ledger are lost and start again at offset 0, the new plans have
@@ -221,6 +268,22 @@ class Gathering:
             written=sum(count for key, count in counts.items() if key.outcome in self._written),
             deaths=tuple(death for part in self._parts.values() for death in part.deaths),
         )
+
+    def seal(self, plan_id: str) -> None:
+        """Make what is staged durable, under the plan's name. Blocking.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        for part in self._parts.values():
+            if part.staging is not None:
+                part.staging.seal(plan_id)
+
+    def close(self) -> None:
+        """Remove what is staged and not sealed."""
+        for part in self._parts.values():
+            if part.staging is not None:
+                part.staging.close()
 
 
 def open_plan(

@@ -4,15 +4,16 @@ The pure half of `mainstem dry-run` and `mainstem explain`: the same plans that 
 written down. Encoded with `msgspec.json.encode`, a line is the same to the byte every time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from mainstem.destinations.render import rendered, secrets_in
 from mainstem.events.canonical import Event
-from mainstem.pipeline.outcome import Dead, Filtered, Refused, Send
-from mainstem.pipeline.plan import DestinationPlan
+from mainstem.pipeline.outcome import Dead, Filtered, Outcome, Refused, Send
+from mainstem.pipeline.plan import DestinationPlan, Way
+from mainstem.pipeline.transform import Applied, Transformer
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -32,20 +33,41 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     reason: str = ""
     """The rule that filtered it, or why it was rejected or is dead; empty for `send`."""
     detail: str = ""
-    """What in the event matched."""
+    """What in the event matched, or went wrong with it."""
+    transformations: tuple[Applied, ...] | msgspec.UnsetType = msgspec.UNSET
+    """What each transformation did, in order; left out where there is none."""
     requests: tuple[dict[str, Any], ...] = ()
     """The requests or messages, without secrets; empty also for destinations that write files."""
 
 
-def explain(event: Event, plans: Iterable[DestinationPlan]) -> Iterator[Explanation]:
-    """Yield what every plan makes of the event, in the order of the plans."""
+async def explain(
+    event: Event, plans: Iterable[DestinationPlan], transformer: Transformer
+) -> AsyncIterator[Explanation]:
+    """Yield what every plan makes of the event, in the order of the plans.
+
+    Raises:
+        SandboxUnavailable: user code can't be run now.
+    """
     for plan in plans:
-        yield explain_one(event, plan)
+        yield await explain_one(event, plan, transformer)
 
 
-def explain_one(event: Event, plan: DestinationPlan) -> Explanation:
-    """Return what one plan makes of the event."""
-    outcome = plan.evaluate(event)
+async def explain_one(event: Event, plan: DestinationPlan, transformer: Transformer) -> Explanation:
+    """Return what one plan makes of the event.
+
+    Raises:
+        SandboxUnavailable: user code can't be run now.
+    """
+    applied: Sequence[Applied] = ()
+    way = plan.route(event)
+    outcome: Outcome
+    if not isinstance(way, Way):
+        outcome = way
+    elif way.chain is None or way.surface is None:
+        outcome = plan.map(event, way)
+    else:
+        made, applied = await transformer.trace(way.chain, event, way.surface)
+        outcome = plan.map_made(event, way, made)
     word: Literal["send", "filtered", "rejected", "dead"]
     reason, detail = "", ""
     requests: tuple[dict[str, Any], ...] = ()
@@ -59,8 +81,8 @@ def explain_one(event: Event, plan: DestinationPlan) -> Explanation:
             word, reason, detail = "filtered", rule, matched
         case Refused(reason=why):
             word, reason = "rejected", why
-        case Dead(reason=why):
-            word, reason = "dead", why
+        case Dead(reason=why, detail=happened):
+            word, reason, detail = "dead", why, happened
     return Explanation(
         message_id=event.message_id,
         source_id=event.source_id,
@@ -73,5 +95,6 @@ def explain_one(event: Event, plan: DestinationPlan) -> Explanation:
         outcome=word,
         reason=reason,
         detail=detail,
+        transformations=tuple(applied) or msgspec.UNSET,
         requests=requests,
     )

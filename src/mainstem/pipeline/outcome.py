@@ -18,10 +18,14 @@ PENDING: Final = "pending"
 
 
 class Send(msgspec.Struct, frozen=True):
-    """To be delivered: the event as routed and transformed, and the payloads it became (none for files)."""
+    """To be delivered: the payloads that the event became (none for files)."""
 
     event: Event
+    """As it was received: what order, books and dead letters go by."""
     payloads: Payloads = ()
+    """Of all events that it became, in order."""
+    transformed: tuple[Event, ...] | None = None
+    """What the transformations made of it, in order: what is written to files; None where there are none."""
 
 
 class Filtered(msgspec.Struct, frozen=True):
@@ -43,6 +47,8 @@ class Dead(msgspec.Struct, frozen=True):
     """It cannot be sent (mapping, transformation): a dead letter, inspectable and re-driven later."""
 
     reason: str
+    detail: str = ""
+    """What went wrong with this event; shown, not counted by."""
 
 
 Outcome = Send | Filtered | Refused | Dead

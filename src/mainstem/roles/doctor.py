@@ -1,5 +1,6 @@
 """`mainstem doctor`: would it run here, and if not, what to do."""
 
+import asyncio
 import os
 import shutil
 import sys
@@ -20,6 +21,7 @@ from mainstem.roles.books import read_all_books
 from mainstem.roles.rooms import guard_of, open_geo, open_the_ledger, open_the_stream, open_the_workspace
 from mainstem.roles.supervisor import listen
 from mainstem.settings import Settings
+from mainstem.transformations.sandbox.process import NotStarted, probe_layers
 
 _LOW_DISK_BYTES: Final = 2 * 1024**3
 _LOW_FILES: Final = 4096
@@ -41,7 +43,7 @@ _Check = Callable[[Settings, Clock], Awaitable[list[Finding]]]
 async def diagnose(settings: Settings, clock: Clock) -> list[Finding]:
     """Look at everything; a check that fails is a finding, never an end."""
     findings: list[Finding] = []
-    checks: tuple[_Check, ...] = (_machine, _folder, _ports, _geo, _workspace, _state)
+    checks: tuple[_Check, ...] = (_machine, _folder, _ports, _geo, _sandbox, _workspace, _state)
     for check in checks:
         try:
             findings += await check(settings, clock)
@@ -116,6 +118,23 @@ async def _geo(settings: Settings, clock: Clock) -> list[Finding]:
 
 def _exists(path: str) -> bool:
     return Path(path).exists()
+
+
+async def _sandbox(settings: Settings, clock: Clock) -> list[Finding]:
+    """Which layers of the sandbox for user code this machine has."""
+    try:
+        layers = await asyncio.to_thread(probe_layers)
+    except NotStarted as error:
+        return [Finding("error", "sandbox", f"{error}; transformations with code can't run here")]
+    found = [Finding("ok", "sandbox", f"{', '.join(layers.holding)}; landlock ABI {layers.landlock_abi}")]
+    if layers.missing:
+        detail = f"this machine lacks {', '.join(layers.missing)}"
+        found = [
+            Finding("warning", "sandbox", f"{detail}; user code runs all the same (allow_weak_sandbox)")
+            if settings.allow_weak_sandbox
+            else Finding("error", "sandbox", f"{detail}; transformations with code wait")
+        ]
+    return found
 
 
 async def _workspace(settings: Settings, clock: Clock) -> list[Finding]:

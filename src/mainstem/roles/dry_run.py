@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from mainstem.clock import FixedClock
 from mainstem.destinations.catalog import find_spec
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import parse_time_ms
@@ -20,8 +21,11 @@ from mainstem.gateway.settings import GatewaySettings
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.explain import explain
 from mainstem.pipeline.plan import DestinationPlan, compile_plan
+from mainstem.pipeline.transform import Chains
 from mainstem.roles.rooms import CHECKS, open_geo
+from mainstem.roles.sandboxes import open_transformer, tools_of
 from mainstem.settings import Settings, environment
+from mainstem.workspace.beside import FolderBeside
 from mainstem.workspace.model import Source, Workspace
 from mainstem.workspace.parse import parse_workspace
 
@@ -41,6 +45,7 @@ async def dry_run(
     Raises:
         DryRunFailed: see its text.
         WorkspaceInvalid: the document is wrong.
+        SandboxUnavailable: there is user code, and it can't run here.
     """
     now_ms = parse_time_ms(now)
     if now_ms is None:
@@ -48,7 +53,8 @@ async def dry_run(
     workspace = _workspace(Path(settings.workspace_location))
     async with AsyncExitStack() as stack:
         geo = open_geo(settings, stack)
-        plans = _plans(workspace, destination_id)
+        plans = _plans(workspace, destination_id, Chains(workspace, tools_of(geo)))
+        transformer = open_transformer(settings, FixedClock(now_ms), geo, stack)
         decoder = Decoder(workspace.sources, geo)
         intake = Intake(
             KnownSource(_source(workspace, source_id), allowance=0),
@@ -58,13 +64,13 @@ async def dry_run(
         lines = _lines(events)
         for _, line in lines:
             intake.take(line)
-    for (number, _), record in zip(lines, intake.records, strict=True):
-        stored = decode_stored(record.value)
-        if stored.message_id_made:
-            stored = msgspec.structs.replace(stored, message_id=f"dry-run-{number}")
-        _, event = decoder.decode(0, number, number, encode_stored(stored))
-        for explanation in explain(event, plans):
-            out.write(msgspec.json.encode({"line": number, **msgspec.to_builtins(explanation)}) + b"\n")
+        for (number, _), record in zip(lines, intake.records, strict=True):
+            stored = decode_stored(record.value)
+            if stored.message_id_made:
+                stored = msgspec.structs.replace(stored, message_id=f"dry-run-{number}")
+            _, event = decoder.decode(0, number, number, encode_stored(stored))
+            async for explanation in explain(event, plans, transformer):
+                out.write(msgspec.json.encode({"line": number, **msgspec.to_builtins(explanation)}) + b"\n")
     out.flush()
 
 
@@ -74,7 +80,9 @@ def _workspace(file: Path) -> Workspace:
         data = file.read_bytes()
     except OSError as error:
         raise DryRunFailed(f"--workspace {file}: {error.strerror or error}") from None
-    return parse_workspace(data, origin=str(file), env=environment(), checks=CHECKS).workspace
+    beside = FolderBeside(file.parent)
+    parsed = parse_workspace(data, origin=str(file), env=environment(), checks=CHECKS, beside=beside)
+    return parsed.workspace
 
 
 def _lines(events: Path) -> list[tuple[int, bytes]]:
@@ -101,14 +109,14 @@ def _source(workspace: Workspace, source_id: str) -> Source:
     return workspace.sources[0]
 
 
-def _plans(workspace: Workspace, destination_id: str) -> list[DestinationPlan]:
+def _plans(workspace: Workspace, destination_id: str, chains: Chains) -> list[DestinationPlan]:
     plans = []
     for destination in workspace.destinations:
         if destination_id and destination.id != destination_id:
             continue
         spec = find_spec(destination.type)
         if spec is not None:
-            plans.append(compile_plan(workspace, destination, spec))
+            plans.append(compile_plan(workspace, destination, spec, chains))
     if destination_id and not plans:
         known = ", ".join(item.id for item in workspace.destinations)
         raise DryRunFailed(

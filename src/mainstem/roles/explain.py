@@ -13,14 +13,17 @@ import msgspec
 from mainstem.clock import iso_from_ms
 from mainstem.destinations.catalog import find_spec
 from mainstem.events.canonical import Event
-from mainstem.events.stored import StoredEvent, dedup_key
+from mainstem.events.stored import dedup_key
 from mainstem.ledger.base import DeadFilter, Ledger, Position
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.errors import PlanInvalid
-from mainstem.pipeline.explain import explain_one
+from mainstem.pipeline.explain import Explanation, explain_one
 from mainstem.pipeline.plan import compile_plan
 from mainstem.pipeline.reading import decode_with
+from mainstem.pipeline.transform import Chains, Transformer
 from mainstem.stream.base import Found, OffsetGone, Stream
+from mainstem.transformations.base import SandboxUnavailable
+from mainstem.transformations.ready.base import NO_TOOLS, Tools
 from mainstem.workspace.model import Destination, Workspace
 
 State = Literal[
@@ -42,6 +45,8 @@ class Whereabouts(msgspec.Struct, kw_only=True, omit_defaults=True):
     next_attempt: str = ""
     answer: str = ""
     """The destination's last answer."""
+    transformations: Sequence[Any] = ()
+    """What each transformation did with it, in order."""
     requests: Sequence[Any] = ()
     """What was or would be sent, secrets hidden; empty for files."""
     enabled: bool = True
@@ -70,26 +75,41 @@ class Sighting(msgspec.Struct, kw_only=True):
 
 
 async def explain_message(
-    message_id: str, source_id: str, workspace: Workspace, stream: Stream, ledger: Ledger, decoder: Decoder
+    message_id: str,
+    source_id: str,
+    workspace: Workspace,
+    stream: Stream,
+    ledger: Ledger,
+    decoder: Decoder,
+    transformer: Transformer,
+    tools: Tools = NO_TOOLS,
 ) -> list[Sighting]:
     """Return every place in the log where the messageId lies; empty if it is not (or no longer) there.
 
     Args:
         source_id: look in one source only; empty = all configured sources.
+        tools: what ready-made transformations are given.
     """
+    chains = Chains(workspace, tools)
     sources = [source_id] if source_id else [source.id for source in workspace.sources]
     sightings = []
     keys = [dedup_key(place, message_id) for source in sources for place in (source, f"rejected:{source}")]
     for key in keys:
         for found in await stream.find(key):
-            sighting = await _sighting(found, workspace, stream, ledger, decoder)
+            sighting = await _sighting(found, workspace, stream, ledger, decoder, transformer, chains)
             if sighting is not None:
                 sightings.append(sighting)
     return sightings
 
 
 async def _sighting(
-    found: Found, workspace: Workspace, stream: Stream, ledger: Ledger, decoder: Decoder
+    found: Found,
+    workspace: Workspace,
+    stream: Stream,
+    ledger: Ledger,
+    decoder: Decoder,
+    transformer: Transformer,
+    chains: Chains,
 ) -> Sighting | None:
     try:
         records = await stream.read(found.partition, found.offset, max_records=1, max_bytes=1)
@@ -115,7 +135,7 @@ async def _sighting(
         rejected=event.reason if event.kind == "rejected" else "",
         workspace_version=workspace.version,
         destinations=[
-            await _whereabouts(destination, event, stored, workspace, ledger, statuses)
+            await _whereabouts(destination, event, workspace, ledger, statuses, transformer, chains)
             for destination in workspace.destinations
         ],
     )
@@ -124,16 +144,19 @@ async def _sighting(
 async def _whereabouts(
     destination: Destination,
     event: Event,
-    stored: StoredEvent,
     workspace: Workspace,
     ledger: Ledger,
     statuses: Mapping[str, bytes],
+    transformer: Transformer,
+    chains: Chains,
 ) -> Whereabouts:
     spec = find_spec(destination.type)
+    computed: Explanation | None
+    unavailable = ""
     try:
         if spec is None:
             raise PlanInvalid(destination.id, f"no destination type {destination.type}")
-        computed = explain_one(event, compile_plan(workspace, destination, spec))
+        computed = await explain_one(event, compile_plan(workspace, destination, spec, chains), transformer)
     except PlanInvalid as error:
         return Whereabouts(
             destination_id=destination.id,
@@ -141,18 +164,26 @@ async def _whereabouts(
             reason=str(error),
             enabled=destination.enabled,
         )
+    except SandboxUnavailable as error:
+        computed = None
+        unavailable = f"its transformation can't be run here now: {error}"
     found = Whereabouts(
         destination_id=destination.id,
         state="pending",
-        detail=computed.detail,
-        requests=computed.requests,
+        detail=unavailable if computed is None else computed.detail,
+        requests=computed.requests if computed is not None else (),
+        transformations=_told(computed),
         enabled=destination.enabled,
     )
     dead = await ledger.dead(DeadFilter(destination_id=destination.id, message_id=event.message_id))
     for _, letter in dead:
         if letter.source_id == event.source_id:
             found.state, found.reason, found.attempts = "dead", letter.reason, letter.attempts
-            found.since, found.answer = iso_from_ms(letter.died_at_ms), letter.answer
+            found.since = iso_from_ms(letter.died_at_ms)
+            if letter.attempts:
+                found.answer = letter.answer
+            else:
+                found.detail = letter.answer  # nothing was sent: it says what went wrong here
             return found
     for parked in await ledger.parked(destination.id, message_id=event.message_id):
         if parked.source_id == event.source_id:
@@ -161,13 +192,19 @@ async def _whereabouts(
             found.next_attempt = iso_from_ms(parked.next_attempt_ms)
             return found
     at = (await ledger.positions(destination.id)).get(event.partition)
-    if computed.outcome != "send":
+    if computed is not None and computed.outcome != "send":
         found.state, found.reason = computed.outcome, computed.reason
         if at is None or event.offset >= at.next_offset:
             found.detail = (found.detail + " (not reached yet)").strip()
         return found
     _place(found, event, at, statuses.get(destination.id))
     return found
+
+
+def _told(computed: Explanation | None) -> Sequence[Any]:
+    if computed is None or computed.transformations is msgspec.UNSET:
+        return ()
+    return computed.transformations
 
 
 def _place(found: Whereabouts, event: Event, at: Position | None, status: bytes | None) -> None:

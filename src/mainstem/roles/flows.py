@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,15 +17,31 @@ from mainstem.delivery.stream_attempt import StreamAttempt
 from mainstem.delivery.transport import Transport
 from mainstem.destinations.archive import archive_config
 from mainstem.destinations.base import DestinationSpec, StreamSink
+from mainstem.destinations.body import json_bytes
 from mainstem.destinations.render import secrets_in
 from mainstem.errors import MainstemError
+from mainstem.events.canonical import Event
+from mainstem.events.stored import StoredEvent
 from mainstem.lake.archiver import Archiver
+from mainstem.lake.plan import Verdict
 from mainstem.lake.store import open_store
 from mainstem.ledger.base import HOUR_MS, CountKey, Ledger, Position
 from mainstem.pipeline.decode import Decoder
-from mainstem.pipeline.outcome import DEAD, DELIVERED, FILTERED, REJECTED, Dead, Filtered, Refused, Send
+from mainstem.pipeline.judge import judge_by
+from mainstem.pipeline.outcome import (
+    DEAD,
+    DELIVERED,
+    FILTERED,
+    REJECTED,
+    Dead,
+    Filtered,
+    Outcome,
+    Refused,
+    Send,
+)
 from mainstem.pipeline.plan import DestinationPlan
 from mainstem.pipeline.reading import SharedReader, decode_with
+from mainstem.pipeline.transform import Transformer
 from mainstem.roles.runner import Rules, Runner, reason_class
 from mainstem.stream.base import Record, Stream, StreamClosed
 from mainstem.telemetry.log import logger
@@ -46,6 +62,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     stream: Stream
     ledger: Ledger
     reader: SharedReader
+    transformer: Transformer
     transport: Transport
     guard: AddressGuard
     clock: Clock
@@ -130,7 +147,8 @@ class LaneFlow:
 
     def __init__(self, plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> None:
         cursor = plan.destination.id
-        self._rules = Rules(plan.evaluate, decoder)
+        self._transformer = around.transformer
+        self._rules = Rules(judge_by(plan, around.transformer), decoder)
         self._sender, self._sink = make_sender(plan, self._rules, around, cursor=cursor)
         self._runner = Runner(
             cursor=cursor,
@@ -143,7 +161,7 @@ class LaneFlow:
         )
 
     def replace_plan(self, plan: DestinationPlan, decoder: Decoder) -> None:
-        self._rules.evaluate, self._rules.decoder = plan.evaluate, decoder
+        self._rules.judge, self._rules.decoder = judge_by(plan, self._transformer), decoder
 
     async def assign(self, positions: Mapping[int, Position]) -> None:
         await self._runner.assign(positions)
@@ -171,7 +189,9 @@ class FilesFlow:
         refusal = around.guard.check_url(endpoint) if endpoint else None
         if refusal:
             raise FlowRefused(f"destination {destination.id}: endpoint {endpoint}: {refusal}")
-        self._plan = plan
+        self._destination_id = destination.id
+        self._transformer = around.transformer
+        self._judge = judge_by(plan, around.transformer)
         self._decode = decode_with(decoder)
         self._clock = around.clock
         self._archiver = Archiver(
@@ -182,19 +202,19 @@ class FilesFlow:
             stream=around.stream,
             ledger=around.ledger,
             clock=around.clock,
-            evaluate=self._evaluate,
+            judge=self._verdicts,
             spool_dir=_spool(around.data_dir),
         )
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def replace_plan(self, plan: DestinationPlan, decoder: Decoder) -> None:
-        self._plan, self._decode = plan, decode_with(decoder)
+        self._judge, self._decode = judge_by(plan, self._transformer), decode_with(decoder)
 
     async def assign(self, positions: Mapping[int, Position]) -> None:
         await self._archiver.assign(positions)
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"archiver {self._plan.destination.id}")
+            self._task = asyncio.create_task(self._run(), name=f"archiver {self._destination_id}")
 
     async def revoke(self, partitions: frozenset[int]) -> None:
         await self._archiver.revoke(partitions)
@@ -219,19 +239,46 @@ class FilesFlow:
                 return
             except Exception:  # noqa: BLE001 - a bug met by one event must not end the archive unseen
                 _log.exception(
-                    "archive failed and begins again at its position", destination=self._plan.destination.id
+                    "archive failed and begins again at its position", destination=self._destination_id
                 )
                 await self._clock.sleep(_RETRY_S)
 
-    def _evaluate(self, record: Record) -> CountKey:
-        _, event = self._decode(record)
-        hour = event.received_at_ms // HOUR_MS
-        match self._plan.evaluate(event):
-            case Send():
-                return CountKey(event.source_id, hour, DELIVERED)
-            case Filtered(rule=rule):
-                return CountKey(event.source_id, hour, FILTERED, rule)
-            case Refused(reason=reason):
-                return CountKey(event.source_id, hour, REJECTED, reason_class(reason))
-            case Dead(reason=reason):
-                return CountKey(event.source_id, hour, DEAD, reason)
+    async def _verdicts(self, records: Sequence[Record]) -> Sequence[Verdict]:
+        decoded = [self._decode(record) for record in records]
+        outcomes = await self._judge([event for _, event in decoded])
+        return [
+            _verdict(stored, event, outcome)
+            for (stored, event), outcome in zip(decoded, outcomes, strict=True)
+        ]
+
+
+def _verdict(stored: StoredEvent, event: Event, outcome: Outcome) -> Verdict:
+    hour = event.received_at_ms // HOUR_MS
+    match outcome:
+        case Send(transformed=transformed):
+            count = CountKey(event.source_id, hour, DELIVERED)
+            if transformed is None:
+                return Verdict(count)
+            return Verdict(count, instead=tuple(_stored(stored, part) for part in transformed))
+        case Filtered(rule=rule):
+            return Verdict(CountKey(event.source_id, hour, FILTERED, rule))
+        case Refused(reason=reason):
+            return Verdict(CountKey(event.source_id, hour, REJECTED, reason_class(reason)))
+        case Dead(reason=reason, detail=detail):
+            return Verdict(CountKey(event.source_id, hour, DEAD, reason), detail=detail)
+
+
+def _stored(stored: StoredEvent, part: Event) -> StoredEvent:
+    """Return what a file holds of a transformed event. Nothing that the code took out may come in by a side door:
+    what was kept beside the message is in the message, where the code saw it."""
+    request_ip = part.message.get("request_ip")
+    return StoredEvent(
+        source_id=stored.source_id,
+        message_id=part.message_id,
+        type=part.type,
+        received_at_ms=stored.received_at_ms,
+        raw=json_bytes(part.message),
+        request_ip=request_ip if isinstance(request_ip, str) else "",
+        message_id_made=stored.message_id_made,
+        channel=stored.channel,
+    )

@@ -18,16 +18,20 @@ from mainstem.lake.store import open_store
 from mainstem.ledger.base import Replay
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.explain import explain_one
-from mainstem.pipeline.outcome import Dead, Filtered, Refused, Send
+from mainstem.pipeline.judge import Judge, judge_by
+from mainstem.pipeline.outcome import Dead, Filtered, Outcome, Refused, Send
 from mainstem.pipeline.plan import compile_plan
 from mainstem.pipeline.reading import MergedReader, SharedReader, decode_with
-from mainstem.roles.replays import OUTSIDE, evaluate_replay
+from mainstem.pipeline.transform import Chains
+from mainstem.roles.replays import OUTSIDE, narrow_to
 from mainstem.roles.rooms import open_geo, open_the_stream, open_the_workspace
+from mainstem.roles.sandboxes import open_transformer, tools_of
 from mainstem.settings import Settings
 from mainstem.stream.base import Stream
 from mainstem.workspace.model import Workspace
 
 _SAMPLES: Final = 3
+_BATCH_EVENTS: Final = 100
 _REPORT_EVERY: Final = 1000
 
 
@@ -56,6 +60,7 @@ async def preview_replay(
         SettingsError: the destination or the archive is not in the workspace.
         ExpressionInvalid: the filter does not compile.
         PlanInvalid: the destination's rules do not compile.
+        SandboxUnavailable: its transformations can't run here.
     """
     workspace = await (await open_the_workspace(settings, clock, stack)).current()
     destination = workspace.destination(replay.destination_id)
@@ -67,9 +72,11 @@ async def preview_replay(
         raise SettingsError(
             f"--destination {destination.id}: an archive holds every event exactly once already"
         )
-    plan = compile_plan(workspace, destination, spec)
-    evaluate = evaluate_replay(replay, plan.evaluate)
-    decoder = Decoder(workspace.sources, open_geo(settings, stack))
+    geo = open_geo(settings, stack)
+    plan = compile_plan(workspace, destination, spec, Chains(workspace, tools_of(geo)))
+    transformer = open_transformer(settings, clock, geo, stack)
+    judge = judge_by(plan, transformer, narrow=narrow_to(replay), share=False)
+    decoder = Decoder(workspace.sources, geo)
     found = Preview()
     if replay.origin == "archive":
         events = _from_archive(settings, replay, workspace, decoder)
@@ -78,8 +85,7 @@ async def preview_replay(
         found.missing_before = await _missing(stream, replay)
         events = _from_stream(stream, replay, decoder)
     names: Counter[str] = Counter()
-    async for event in events:
-        outcome = evaluate(event)
+    async for event, outcome in _judged(events, judge):
         if outcome is OUTSIDE:
             continue
         found.read += 1
@@ -90,13 +96,25 @@ async def preview_replay(
                 found.would_send += 1
                 names[f"{event.type} {event.name}".strip()] += 1
                 if len(found.samples) < _SAMPLES:
-                    found.samples.append(msgspec.to_builtins(explain_one(event, plan)))
+                    found.samples.append(msgspec.to_builtins(await explain_one(event, plan, transformer)))
             case Filtered(rule=rule):
                 found.not_sent[rule] = found.not_sent.get(rule, 0) + 1
             case Refused(reason=reason) | Dead(reason=reason):
                 found.not_sent[reason] = found.not_sent.get(reason, 0) + 1
     found.by_event = dict(names.most_common())
     return found
+
+
+async def _judged(events: AsyncIterator[Event], judge: Judge) -> AsyncIterator[tuple[Event, Outcome]]:
+    batch: list[Event] = []
+    async for event in events:
+        batch.append(event)
+        if len(batch) == _BATCH_EVENTS:
+            for judged in zip(batch, await judge(batch), strict=True):
+                yield judged
+            batch = []
+    for judged in zip(batch, await judge(batch), strict=True):
+        yield judged
 
 
 async def _missing(stream: Stream, replay: Replay) -> str:

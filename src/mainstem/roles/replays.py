@@ -8,7 +8,7 @@ Rules, lanes, retries, park, dead letters and books are those of the live flow, 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,13 +25,15 @@ from mainstem.lake.reader import ArchiveReader
 from mainstem.lake.store import open_store
 from mainstem.ledger.base import Ledger, LedgerError, Position, Replay
 from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.judge import Narrow, judge_by
 from mainstem.pipeline.outcome import DELIVERED, Filtered, Outcome
 from mainstem.pipeline.plan import DestinationPlan
 from mainstem.pipeline.where import Failed, Where
 from mainstem.roles.flows import FlowRefused, Surroundings, make_sender
-from mainstem.roles.runner import Evaluate, Rules, Runner, offer
+from mainstem.roles.runner import Rules, Runner, offer
 from mainstem.stream.base import Stream, StreamError
 from mainstem.telemetry.log import logger
+from mainstem.transformations.base import SandboxUnavailable
 from mainstem.workspace.model import Destination
 
 _log = logger(__name__)
@@ -41,6 +43,9 @@ _NOT_WANTED: Final = Filtered("replay where")
 _OPEN: Final = ("waiting", "running")
 _ARCHIVE_OWNER: Final = 0
 """The partition whose owner reads archives."""
+_BATCH_EVENTS: Final = 100
+"""Lines of an archive that are judged at once."""
+_SANDBOX_RETRY_S: Final = 1.0
 
 
 def replay_cursor(replay_id: str) -> str:
@@ -53,15 +58,15 @@ def is_replay(cursor: str) -> bool:
     return cursor.startswith("replay:")
 
 
-def evaluate_replay(replay: Replay, evaluate: Evaluate) -> Evaluate:
-    """Return the live rules, narrowed to the replay's time and filter.
+def narrow_to(replay: Replay) -> Narrow:
+    """Return the rule that leaves only a replay's time and filter to the live rules.
 
     Raises:
         ExpressionInvalid: the filter does not compile.
     """
     where = Where(replay.where) if replay.where else None
 
-    def narrowed(event: Event) -> Outcome:
+    def narrow(event: Event) -> Filtered | None:
         if not replay.from_ms <= event.received_at_ms < replay.to_ms:
             return OUTSIDE
         if where is not None and event.kind == "event":
@@ -70,9 +75,9 @@ def evaluate_replay(replay: Replay, evaluate: Evaluate) -> Evaluate:
                 return Filtered("replay where failed", verdict.reason)
             if verdict is not True:
                 return _NOT_WANTED
-        return evaluate(event)
+        return None
 
-    return narrowed
+    return narrow
 
 
 class _Lane(Protocol):
@@ -222,7 +227,14 @@ class ReplayDesk:
             raise FlowRefused(
                 "a replay into an archive would write events twice: an archive is exact already"
             )
-        rules = Rules(evaluate_replay(replay, plan.evaluate), self._decoder)
+        judge = judge_by(
+            plan,
+            self._around.transformer,
+            narrow=narrow_to(replay),
+            # An archive's places are not those of the log.
+            share=replay.origin != "archive",
+        )
+        rules = Rules(judge, self._decoder)
         cursor = replay_cursor(replay.id)
         sender, sink = make_sender(plan, rules, self._around, cursor=cursor)
         if replay.origin == "archive":
@@ -412,12 +424,32 @@ class _ArchiveLane:
             line = 0
             name = parse_name(file)
             assert name is not None  # noqa: S101 - the reader gave it
+            batch: list[tuple[Event, bytes]] = []
             async for archived in self._reader.read(name):
                 sequence += 1
                 if line >= positions[place].next_offset:
-                    await self._sender.wait_room()
                     value = encode_stored(archived.event)
                     _, event = self._rules.decoder.decode(place, line, sequence, value)
-                    offer(self._sender, self._rules.evaluate, event, value)
+                    batch.append((event, value))
+                    if len(batch) == _BATCH_EVENTS:
+                        await self._offer(batch)
+                        batch = []
                 line += 1
+            await self._offer(batch)
         self._all_read = True
+
+    async def _offer(self, batch: Sequence[tuple[Event, bytes]]) -> None:
+        if not batch:
+            return
+        await self._sender.wait_room()
+        outcomes = await self._judged([event for event, _ in batch])
+        for (event, value), outcome in zip(batch, outcomes, strict=True):
+            offer(self._sender, event, value, outcome)
+
+    async def _judged(self, events: Sequence[Event]) -> Sequence[Outcome]:
+        while True:
+            try:
+                return await self._rules.judge(events)
+            except SandboxUnavailable as error:
+                _log.error("replay can't go on now", replay=self._replay.id, error=str(error))
+                await self._around.clock.sleep(_SANDBOX_RETRY_S)

@@ -1,17 +1,18 @@
 """The cursor loop: one destination's way through the log, from its position to its settled position.
 
-reading -> plan (pure) -> **runner** -> sender. One runner per destination for the live flow, and one per
-running replay; each has its own cursor, window and lanes, so none of them can hold up another.
+reading -> judge (rules, transformations, mapping) -> **runner** -> sender. One runner per destination for the
+live flow, and one per running replay; each has its own cursor, window and lanes, so none of them can hold up
+another.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Final
 
 from mainstem.clock import Clock
-from mainstem.delivery.item import Item
+from mainstem.delivery.item import Burial, Item
 from mainstem.delivery.sender import Sender
-from mainstem.destinations.base import Refusal, Skip
+from mainstem.destinations.base import Payload, Request, Skip, StreamMessage
 from mainstem.events.canonical import Event
 from mainstem.ledger.base import (
     HOUR_MS,
@@ -23,14 +24,14 @@ from mainstem.ledger.base import (
     Settlement,
 )
 from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.judge import Judge
 from mainstem.pipeline.outcome import DEAD, FILTERED, REJECTED, Dead, Filtered, Outcome, Refused, Send
-from mainstem.pipeline.reading import MergedReader, SharedReader
+from mainstem.pipeline.reading import Decoded, MergedReader, SharedReader
 from mainstem.stream.base import OffsetGone, Stream, StreamError
 from mainstem.telemetry.log import logger
+from mainstem.transformations.base import SandboxUnavailable
 
 _log = logger(__name__)
-
-Evaluate = Callable[[Event], Outcome]
 
 _IDLE_WAIT_S: Final = 2.0
 _READ_RECORDS: Final = 200
@@ -44,43 +45,58 @@ GONE: Final = "dropped by retention"
 class Rules:
     """What a flow judges events by: replaced as a whole when the workspace changes."""
 
-    __slots__ = ("decoder", "evaluate")
+    __slots__ = ("decoder", "judge")
 
-    def __init__(self, evaluate: Evaluate, decoder: Decoder) -> None:
-        self.evaluate = evaluate
+    def __init__(self, judge: Judge, decoder: Decoder) -> None:
+        self.judge = judge
         self.decoder = decoder
 
-    def prepare(self, parked: Parked) -> Item | Skip | Refusal:
-        """Turn a parked event back into an item, by the rules that hold now."""
+    async def prepare(self, parked: Parked) -> Item | Skip | Burial:
+        """Turn a parked event back into an item, by the rules that hold now.
+
+        Raises:
+            SandboxUnavailable: its transformation can't run now.
+        """
         _, event = self.decoder.decode(parked.partition, parked.offset, parked.sequence, parked.value)
-        outcome = self.evaluate(event)
+        (outcome,) = await self.judge([event])
         match outcome:
             case Send():
                 return make_item(event, outcome, parked.value)
             case Filtered(rule=rule):
                 return Skip(rule)
-            case Refused(reason=reason) | Dead(reason=reason):
-                return Refusal(reason)
+            case Refused(reason=reason):
+                return Burial(reason)
+            case Dead(reason=reason, detail=detail):
+                return Burial(reason, detail)
 
 
 def make_item(event: Event, outcome: Send, value: bytes) -> Item:
     """Return an event on its way; its place in the log is the event's."""
-    sent = outcome.event
+    payloads = outcome.payloads
     return Item(
         partition=event.partition,
         offset=event.offset,
         sequence=event.sequence,
         key=event.key,
         login_key=event.login_key,
-        event=sent,
+        event=event,
         value=value,
-        payloads=outcome.payloads,
+        payloads=payloads,
+        # One payload is about as long as the event, and the window is bounded by that already.
+        extra_bytes=sum(map(_length, payloads)) if len(payloads) > 1 else 0,
     )
 
 
-def offer(sender: Sender, evaluate: Evaluate, event: Event, value: bytes) -> None:
+def _length(payload: Payload) -> int:
+    match payload:
+        case Request(body=body):
+            return len(body)
+        case StreamMessage(value=value):
+            return len(value)
+
+
+def offer(sender: Sender, event: Event, value: bytes, outcome: Outcome) -> None:
     """Give one event to a sender, with what the rules say about it."""
-    outcome = evaluate(event)
     match outcome:
         case Send():
             sender.offer(make_item(event, outcome, value))
@@ -88,8 +104,8 @@ def offer(sender: Sender, evaluate: Evaluate, event: Event, value: bytes) -> Non
             sender.skip(event.partition, event.offset, _count(event, FILTERED, rule))
         case Refused(reason=reason):
             sender.skip(event.partition, event.offset, _count(event, REJECTED, reason_class(reason)))
-        case Dead(reason=reason):
-            sender.bury(make_item(event, Send(event=event), value), reason)
+        case Dead(reason=reason, detail=detail):
+            sender.bury(make_item(event, Send(event=event), value), reason, detail)
 
 
 def reason_class(reason: str) -> str:
@@ -130,6 +146,11 @@ class Runner:
         self._end = end
         self._task: asyncio.Task[None] | None = None
         self._owned: set[int] = set()
+        self._taken: Sequence[Decoded] = ()
+        """Read and not yet offered: they are being judged, or wait for a sandbox."""
+        self._let_go_meanwhile: set[int] = set()
+        """Partitions given away since `_taken` was read: nothing of them is offered any more, even if they come
+        back, because they are then read again from their position."""
         self._stopping = False
         """Beside the cancellation of the task: under Python 3.11 a `wait_for` that ends in the same moment
         swallows it (https://github.com/python/cpython/issues/81839)."""
@@ -170,7 +191,7 @@ class Runner:
                 error: Exception | None = await self._tried(self._pass_over(gone))
                 if error is None:
                     continue
-            except (StreamError, LedgerError) as trouble:
+            except (StreamError, LedgerError, SandboxUnavailable) as trouble:
                 error = trouble
                 _log.error("cursor can't go on now", cursor=self.cursor, error=str(error))
             except Exception as bug:  # noqa: BLE001 - a bug met by one event must not end the flow unseen
@@ -191,6 +212,7 @@ class Runner:
         return None
 
     async def _let_go(self, partitions: frozenset[int]) -> None:
+        self._let_go_meanwhile |= partitions
         self._merged.revoke(partitions)
         await self.sender.revoke(partitions)
 
@@ -199,6 +221,7 @@ class Runner:
         lost = self._owned - self.sender.positions.keys()
         if not lost:
             return
+        self._let_go_meanwhile |= lost
         self._merged.revoke(frozenset(lost))
         found = await self._ledger.positions(self.cursor)
         positions = {part: at for part, at in found.items() if part in lost & self._owned}
@@ -210,15 +233,28 @@ class Runner:
 
     async def _step(self) -> None:
         await self.sender.wait_room()
-        batch = await self._merged.next(max_records=_READ_RECORDS, end=self._end)
-        if not batch:
+        self._forget_taken()
+        if not self._taken:
+            self._taken = await self._merged.next(max_records=_READ_RECORDS, end=self._end)
+            self._let_go_meanwhile.clear()
+        if not self._taken:
             await self._stream.wait(self._merged.positions, timeout_s=_IDLE_WAIT_S)
             return
-        evaluate = self._rules.evaluate
-        for decoded in batch:
-            offer(self.sender, evaluate, decoded.event, decoded.record.value)
+        # This may take a while, and partitions may come and go in it; delivery goes on.
+        taken = self._taken
+        outcomes = await self._rules.judge([decoded.event for decoded in taken])
+        self._taken = ()
+        gone = self._let_go_meanwhile
+        for decoded, outcome in zip(taken, outcomes, strict=True):
+            if not gone or decoded.record.partition not in gone:
+                offer(self.sender, decoded.event, decoded.record.value, outcome)
         # Cached reads do not yield: let answers and other destinations in between batches.
         await asyncio.sleep(0)
+
+    def _forget_taken(self) -> None:
+        gone = self._let_go_meanwhile
+        if gone and self._taken:
+            self._taken = [decoded for decoded in self._taken if decoded.record.partition not in gone]
 
     async def _pass_over(self, gone: OffsetGone) -> None:
         """Go on behind what the operator's hard limit dropped; the books say how much that was."""

@@ -17,6 +17,7 @@ from mainstem.errors import MainstemError, SettingsError
 from mainstem.events.geo import GeoDatabase
 from mainstem.ledger.base import Ledger
 from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.transform import Transformer
 from mainstem.roles.books import is_flow, read_all_books
 from mainstem.roles.explain import explain_message
 from mainstem.roles.ops import Health, Operations, OperationsServer
@@ -28,6 +29,7 @@ from mainstem.roles.rooms import (
     open_the_stream,
     open_the_workspace,
 )
+from mainstem.roles.sandboxes import open_transformer, tools_of
 from mainstem.roles.supervisor import Supervisor, listen, until_signalled
 from mainstem.roles.tail import EventTail, show_tail
 from mainstem.settings import Settings
@@ -78,8 +80,10 @@ async def serve(settings: Settings, clock: Clock, *, console: Console | None = N
         supervisor = Supervisor(settings, clock, sock)
         await supervisor.start()
         stack.push_async_callback(supervisor.stop)
+        geo = open_geo(settings, stack)
+        transformer = open_transformer(settings, clock, geo, stack)
         operations = OperationsServer(
-            _operations(supervisor, stream, ledger, newest, open_geo(settings, stack), settings), ops_sock
+            _operations(supervisor, stream, ledger, newest, geo, transformer, settings), ops_sock
         )
         serving = asyncio.create_task(operations.serve())
         port, ops_port = sock.getsockname()[1], ops_sock.getsockname()[1]
@@ -151,6 +155,7 @@ def _operations(
     ledger: Ledger,
     newest: _Newest,
     geo: GeoDatabase | None,
+    transformer: Transformer,
     settings: Settings,
 ) -> Operations:
     async def health() -> Health:
@@ -175,7 +180,11 @@ def _operations(
     async def explain(message_id: str, source_id: str) -> list[Any]:
         workspace = newest.workspace
         decoder = Decoder(workspace.sources, geo)
-        return list(await explain_message(message_id, source_id, workspace, stream, ledger, decoder))
+        return list(
+            await explain_message(
+                message_id, source_id, workspace, stream, ledger, decoder, transformer, tools_of(geo)
+            )
+        )
 
     return Operations(
         metrics=supervisor.metrics,

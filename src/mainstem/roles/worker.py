@@ -19,9 +19,11 @@ from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.errors import PlanInvalid
 from mainstem.pipeline.plan import DestinationPlan, compile_plan
 from mainstem.pipeline.reading import decode_with
+from mainstem.pipeline.transform import Chains
 from mainstem.roles.flows import Flow, Surroundings, open_flow
 from mainstem.roles.replays import ReplayDesk, is_replay
 from mainstem.roles.rooms import ensure_cursors
+from mainstem.roles.sandboxes import tools_of
 from mainstem.stream.base import Membership, StreamError
 from mainstem.telemetry import metrics
 from mainstem.telemetry.log import logger
@@ -32,6 +34,8 @@ _log = logger(__name__)
 GROUP: Final = "workers"
 _ECHO_INTERVAL_S: Final = 2.0
 _APPLY_RETRY_S: Final = 1.0
+_WARM_UP_S: Final = 10.0
+"""A new snapshot waits so long at most for its sandboxes; what is not ready then starts with its first batch."""
 
 
 class _Running(msgspec.Struct):
@@ -152,6 +156,8 @@ class Worker:
                     await self._around.clock.sleep(_APPLY_RETRY_S)
 
     async def _apply(self, workspace: Workspace) -> None:
+        # While the old snapshot is still in use: sandboxes take a moment to start.
+        await self._around.transformer.warm_up(workspace.transformations, timeout_s=_WARM_UP_S)
         async with self._turn:
             await ensure_cursors(workspace, self._around.stream, self._around.ledger)
             await self._release_removed(workspace)
@@ -159,9 +165,10 @@ class Worker:
             self._around.reader.replace_decode(decode_with(decoder))
             self._refused.clear()
             self._paused.clear()
+            chains = Chains(workspace, tools_of(self._geo))
             plans: dict[str, DestinationPlan] = {}
             for destination in workspace.destinations:
-                plan = self._compile(workspace, destination)
+                plan = self._compile(workspace, destination, chains)
                 if plan is not None:
                     plans[destination.id] = plan
             await self._stop_flows(plans)
@@ -192,7 +199,9 @@ class Worker:
                 self._echoed.pop(cursor, None)
                 _log.warning("removed destination no longer holds the log", destination=cursor)
 
-    def _compile(self, workspace: Workspace, destination: Destination) -> DestinationPlan | None:
+    def _compile(
+        self, workspace: Workspace, destination: Destination, chains: Chains
+    ) -> DestinationPlan | None:
         if not destination.enabled:
             self._paused.add(destination.id)
             return None
@@ -201,7 +210,7 @@ class Worker:
             self._refuse(destination, f"no destination type {destination.type}")
             return None
         try:
-            return compile_plan(workspace, destination, spec)
+            return compile_plan(workspace, destination, spec, chains)
         except PlanInvalid as error:
             self._refuse(destination, str(error))
             return None

@@ -10,6 +10,7 @@ from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.reading import SharedReader, decode_with
 from mainstem.roles.flows import Surroundings
 from mainstem.roles.rooms import guard_of, open_geo, open_the_ledger, open_the_stream, open_the_workspace
+from mainstem.roles.sandboxes import open_transformer
 from mainstem.roles.worker import Worker
 from mainstem.settings import Settings
 
@@ -40,6 +41,7 @@ class WorkerRole:
             stream=stream,
             ledger=ledger,
             reader=SharedReader(stream, decode_with(Decoder((), geo))),
+            transformer=open_transformer(settings, clock, geo, stack, may_fetch=True),
             transport=transport,
             guard=guard,
             clock=clock,
@@ -67,6 +69,8 @@ class WorkerRole:
                 await room.check()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what health is asked for
                 problems.append(f"{name}: {error}")
+        for name, why in self._around.transformer.troubles.items():
+            problems.append(f"transformation {name} can't be run: {why}")
         return {"problems": problems}
 
     async def status(self) -> Any:

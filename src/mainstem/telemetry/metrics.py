@@ -77,6 +77,26 @@ RETENTION_FORCED: Final = Counter(
     registry=REGISTRY,
 )
 
+# ---- transformations
+TRANSFORMED: Final = Counter(
+    "mainstem_transformation_events_total",
+    "Events that went into a transformation, by result: kept, expanded, dropped, failed. "
+    "One that many destinations share counts once where it runs once.",
+    ["transformation", "result"],
+    registry=REGISTRY,
+)
+TRANSFORMATION_SECONDS: Final = Histogram(
+    "mainstem_transformation_batch_seconds",
+    "One batch in a sandbox, waiting for a free one included.",
+    ["transformation"],
+    buckets=_LATENCY_BUCKETS_S,
+    registry=REGISTRY,
+)
+
+SANDBOXES: Final = Gauge(
+    "mainstem_transformation_sandboxes", "Sandbox processes that are alive.", registry=REGISTRY
+)
+
 # ---- pipeline and delivery
 OUTCOMES: Final = Counter(
     "mainstem_outcomes_total",
