@@ -24,15 +24,20 @@ _OURS: Final[Mapping[str, str]] = {
     "email_domain_allow_list": "mainstem.transformations.ready.choose:EMAIL_DOMAIN_ALLOW_LIST",
     "email_domain_deny_list": "mainstem.transformations.ready.choose:EMAIL_DOMAIN_DENY_LIST",
     "flatten_fields": "mainstem.transformations.ready.fields:FLATTEN_FIELDS",
+    "hash_fields": "mainstem.transformations.ready.hash_fields:SPEC",
     "join_name": "mainstem.transformations.ready.names:JOIN_NAME",
     "keep_event_names": "mainstem.transformations.ready.choose:KEEP_EVENT_NAMES",
+    "mask_fields": "mainstem.transformations.ready.mask_fields:SPEC",
+    "mask_pii": "mainstem.transformations.ready.mask_pii:SPEC",
     "normalise_currency": "mainstem.transformations.ready.currency:NORMALISE_CURRENCY",
     "parse_user_agent": "mainstem.transformations.ready.enrich:PARSE_USER_AGENT",
+    "remove_fields": "mainstem.transformations.ready.remove_fields:SPEC",
     "remove_nulls": "mainstem.transformations.ready.fields:REMOVE_NULLS",
     "rename_fields": "mainstem.transformations.ready.fields:RENAME_FIELDS",
     "sample_users": "mainstem.transformations.ready.choose:SAMPLE_USERS",
     "set_fields": "mainstem.transformations.ready.fields:SET_FIELDS",
     "split_name": "mainstem.transformations.ready.names:SPLIT_NAME",
+    "truncate_ip": "mainstem.transformations.ready.truncate_ip:SPEC",
 }
 
 
