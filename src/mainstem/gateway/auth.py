@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
+from mainstem.gateway.edge import EdgePolicy, edge_policy
 from mainstem.workspace.model import Source, Workspace
 
 _MAX_REMEMBERED: Final = 4_096
@@ -22,12 +23,14 @@ class KnownSource:
     """A source with what ingest needs of it, computed once."""
 
     __slots__ = (
-        "accepted", "allowance", "duplicates", "id", "origins", "rejected", "rejected_tally", "source",
+        "accepted", "allowance", "duplicates", "edge", "id", "origins", "rejected", "rejected_tally", "source",
         "warnings",
     )  # fmt: skip
 
-    def __init__(self, source: Source, allowance: float) -> None:
+    def __init__(self, source: Source, allowance: float, edge: EdgePolicy | None = None) -> None:
         self.source = source
+        self.edge = edge
+        """What is taken out of its events before they are stored."""
         self.id = source.id
         self.rejected_tally = f"rejected:{source.id}"
         self.origins = frozenset(origin.rstrip("/").lower().encode() for origin in source.origins)
@@ -48,7 +51,9 @@ class KeyRing:
     """The write keys of one snapshot."""
 
     def __init__(self, workspace: Workspace, allowance: float = 0.0) -> None:
-        self.sources = [KnownSource(source, allowance) for source in workspace.sources]
+        self.sources = [
+            KnownSource(source, allowance, edge_policy(workspace, source)) for source in workspace.sources
+        ]
         self._by_digest = {_digest(key): known for known in self.sources for key in known.source.write_keys}
         self._remembered: dict[bytes, KnownSource] = {}
 

@@ -104,20 +104,24 @@ class _Receipt:
             source, intake = self._source, self._intake
             rejections = intake.rejections
             records = len(intake.records)
-            if not rejections:
+            if not intake.rejected_at:
                 duplicates = len(result.duplicates)
                 source.duplicates += duplicates
                 source.accepted += records - duplicates
                 answer = self._answer or answers.ACCEPTED
             else:
                 again = sum(index not in intake.rejected_at for index in result.duplicates)
-                good = records - len(rejections)
+                refused = len(intake.rejected_at)
                 source.duplicates += again
-                source.accepted += good - again
-                source.rejected += len(rejections)
-                answer = self._answer or (
-                    answers.partly_accepted(good, rejections) if good else answers.all_rejected(rejections)
-                )
+                source.accepted += records - refused - again
+                source.rejected += refused
+                good = records - len(rejections)
+                if not rejections:
+                    answer = self._answer or answers.ACCEPTED
+                elif good:
+                    answer = self._answer or answers.partly_accepted(good, rejections)
+                else:
+                    answer = self._answer or answers.all_rejected(rejections)
         if self._started:
             gateway.observe(self._started)
         gateway.answer(self._exchange, self._label, answer)

@@ -10,6 +10,9 @@ beside it.
 * A rejected event has a deduplication key of its own (`rejected:<source id>`): when the client sends the event
   again, corrected, under the same messageId, it is not taken for a duplicate.
 * The `AnonymousId` header of RudderStack SDKs is not used: the event itself carries the id.
+* A source's edge policies run first: everything after them, ids and keys included, comes from what they leave. An
+  event that they drop is stored as a rejected record without a word of it, so that the books see it; the client is
+  told that all is well. One that can't be cleaned is stored without a word of it too.
 * userId and anonymousId: numbers become text, blank, null and other JSON mean absent; one must be there.
 """
 
@@ -24,8 +27,11 @@ from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import REJECTED, StoredEvent, dedup_key, encode_stored
 from mainstem.gateway.answers import NO_IDS, Rejection
 from mainstem.gateway.auth import KnownSource
+from mainstem.gateway.edge import EdgePolicy, object_in
 from mainstem.gateway.settings import GatewaySettings
 from mainstem.stream.base import NewRecord
+from mainstem.transformations.base import About, Failed
+from mainstem.transformations.ready.edge import Arrived
 
 EVENT_TYPES: Final = frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"})
 
@@ -61,7 +67,7 @@ class Intake:
         self.records: list[NewRecord] = []
         self.rejections: list[Rejection] = []
         self.rejected_at: set[int] = set()
-        """Indexes of records that are rejected events."""
+        """Indexes of records that are rejected events, told to the client (`rejections`) or not."""
 
     def take(self, raw: bytes) -> None:
         """Add the record of one event."""
@@ -92,6 +98,17 @@ class Intake:
                 words = "type: missing or not a text" if not kind else f"type: {kind[:40]!r} is not known"
                 self._reject(raw, message, "unknown_type" if kind else "missing_type", words)
                 return
+        source = self._source
+        integrations, context = arrival.integrations, arrival.context
+        request_ip, user_agent = arrival.request_ip, arrival.user_agent
+        if source.edge is not None:
+            cleaned = self._clean(source.edge, message)
+            if cleaned is None:
+                return
+            message = cleaned.message
+            raw = msgspec.json.encode(message)
+            request_ip, user_agent = cleaned.request_ip, cleaned.user_agent
+            context = msgspec.json.encode(cleaned.batch_context) if cleaned.batch_context else b""
         get = message.get
         user_id = value.strip() if type(value := get("userId")) is str else id_text(value)
         anonymous_id = value.strip() if type(value := get("anonymousId")) is str else id_text(value)
@@ -107,7 +124,6 @@ class Intake:
                 f"userId, anonymousId, messageId: over {_MAX_ID_CHARS} characters",
             )
             return
-        source = self._source
         made = not message_id
         if made:
             message_id = new_message_id()
@@ -127,16 +143,16 @@ class Intake:
                         kind,
                         arrival.received_at_ms,
                         raw,
-                        arrival.request_ip,
+                        request_ip,
                         arrival.sent_at,
                         "event",
                         "",
                         made,
                         repaired,
-                        arrival.integrations,
-                        arrival.context,
+                        integrations,
+                        context,
                         arrival.channel,
-                        arrival.user_agent,
+                        user_agent,
                     )
                 ),
                 arrival.received_at_ms,
@@ -145,10 +161,40 @@ class Intake:
             )
         )
 
-    def _reject(self, raw: bytes, message: dict[str, Any] | None, code: str, words: str) -> None:
-        """Add the record of an event that is refused; `message` when it could be read."""
+    def _clean(self, policy: EdgePolicy, message: dict[str, Any]) -> Arrived | None:
+        """Return what may be stored, or None when the event ends here."""
+        arrival, source = self._arrival, self._source
+        user_id, anonymous_id, message_id = (
+            id_text(message.get(name)) for name in ("userId", "anonymousId", "messageId")
+        )
+        arrived = Arrived(
+            message=message,
+            request_ip=arrival.request_ip,
+            user_agent=arrival.user_agent,
+            batch_context=object_in(arrival.context),
+        )
+        key = ordering_key(source.id, user_id, anonymous_id)
+        outcome = policy.apply(arrived, About(source.id, message_id, key, arrival.received_at_ms))
+        if isinstance(outcome, Arrived):
+            return outcome
+        if isinstance(outcome, Failed):
+            self._reject(b"", None, "edge_policy", f"{policy.names} could not be applied: {outcome.reason}")
+        else:
+            self._reject(b"", None, "edge_policy", f"dropped by {policy.names}", told=False)
+        return None
+
+    def _reject(
+        self, raw: bytes, message: dict[str, Any] | None, code: str, words: str, *, told: bool = True
+    ) -> None:
+        """Add the record of an event that is refused; `message` when it could be read. `told`: the client is."""
         arrival, source = self._arrival, self._source
         fields = message or {}
+        request_ip, user_agent, stored_words = arrival.request_ip, arrival.user_agent, words
+        policy = source.edge
+        if policy is not None:
+            # It was not cleaned: nothing that the client wrote is kept.
+            raw, fields, request_ip, user_agent = b"", {}, "", ""
+            stored_words = policy.text(words)
         user_id, anonymous_id, message_id = (
             id_text(fields.get(name))[:_MAX_ID_CHARS] for name in ("userId", "anonymousId", "messageId")
         )
@@ -160,18 +206,19 @@ class Intake:
             type=given[:64] if isinstance(given, str) else "",
             received_at_ms=arrival.received_at_ms,
             raw=raw[:_REJECTED_RAW_BYTES],
-            request_ip=arrival.request_ip,
+            request_ip=request_ip,
             sent_at=arrival.sent_at,
             kind=REJECTED,
-            reason=f"{code}: {words}",
+            reason=f"{code}: {stored_words}",
             message_id_made=made,
             channel=arrival.channel,
-            user_agent=arrival.user_agent,
+            user_agent=user_agent,
         )
         key = ordering_key(source.id, user_id, anonymous_id) if user_id or anonymous_id else f"{source.id}:r:"
         index = len(self.records)
         self.rejected_at.add(index)
-        self.rejections.append(Rejection(index, code, words))
+        if told:
+            self.rejections.append(Rejection(index, code, words))
         self.records.append(
             NewRecord(
                 key.encode(),
