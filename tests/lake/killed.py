@@ -10,7 +10,7 @@ from typing import Any
 
 from mainstem.destinations.archive import Config
 from mainstem.ledger.sqlite import open_ledger
-from tests.lake.rig import Rig, append, event, local, with_rules
+from tests.lake.rig import Rig, append, changed, event, local, with_rules
 
 EVENTS = 400
 
@@ -21,6 +21,8 @@ async def rig(folder: Path) -> Rig:
         ledger=await open_ledger(folder / "ledger.db"),
         config=Config(max_events=20),
         evaluate=with_rules,
+        instead=changed,
+        spool=folder / "spool",
     )
     await append(made.stream, [event(number) for number in range(EVENTS)])
     return made

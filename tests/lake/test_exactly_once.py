@@ -31,6 +31,7 @@ from tests.lake.rig import (
     START_MS,
     Rig,
     append,
+    changed,
     contents,
     event,
     keep_all,
@@ -133,7 +134,9 @@ def in_memory(folder: Path) -> Store:
 async def test_a_crash_at_every_step(tmp_path: Path) -> None:
     reached = set()
     for at in range(1, MOST_STEPS):
-        rig = Rig(in_memory(tmp_path), config=CONFIG, evaluate=with_rules)
+        rig = Rig(
+            in_memory(tmp_path), config=CONFIG, evaluate=with_rules, instead=changed, spool=tmp_path / "spool"
+        )
         await append(rig.stream, [event(number) for number in range(EVENTS)])
         point = CountDown(at, lambda name: Crash(name))
         try:
@@ -160,7 +163,9 @@ async def test_a_failure_at_every_step(tmp_path: Path) -> None:
         return StoreUnavailable("full") if name == "put" else LedgerError("busy")
 
     for at in range(1, MOST_STEPS):
-        rig = Rig(in_memory(tmp_path), config=CONFIG, evaluate=with_rules)
+        rig = Rig(
+            in_memory(tmp_path), config=CONFIG, evaluate=with_rules, instead=changed, spool=tmp_path / "spool"
+        )
         await append(rig.stream, [event(number) for number in range(EVENTS)])
         point = CountDown(at, failure)
         parts: dict[str, Any] = {
@@ -331,7 +336,7 @@ async def _until_done(archiver: Archiver) -> None:
 async def test_workers_that_all_believe_they_own_the_partitions(tmp_path: Path, seed: int) -> None:
     """Worse than the stream allows (at most one of them is not fenced), in any interleaving."""
     chance = random.Random(seed)
-    rig = Rig(in_memory(tmp_path), evaluate=with_rules)
+    rig = Rig(in_memory(tmp_path), evaluate=with_rules, instead=changed, spool=tmp_path / "spool")
     await append(rig.stream, [event(number) for number in range(EVENTS)])
     turns = Interleaving(seed)
     workers = []
@@ -356,7 +361,7 @@ async def test_a_fenced_worker_that_wakes_up_late_changes_nothing(tmp_path: Path
             asleep.set()
             await woken.wait()
 
-    rig = Rig(local(tmp_path))
+    rig = Rig(local(tmp_path), instead=changed, spool=tmp_path / "spool")
     await append(rig.stream, [event(number) for number in range(EVENTS)])
     old = await rig.assigned(store=PointedStore(rig.store, sleeps))
     flushing = asyncio.create_task(old.flush_now())

@@ -465,6 +465,10 @@ class Archiver:
                 "archive plan was settled by another worker", destination=self._destination, plan=plan.id
             )
             self._forget()
+        except PlanBroken:
+            # Or it was settled by another worker, who then removed what was staged: the ledger knows.
+            self._forget()
+            raise
         except OffsetGone as gone:
             self._forget()
             await self._abandon(plan, gone)

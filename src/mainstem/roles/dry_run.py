@@ -1,7 +1,8 @@
 """`mainstem dry-run`: what would happen to these events, sending nothing. The same input gives the same bytes.
 
 The events go through the very code of the gateway (validation, stamping) and of the workers (rules, mapping);
-the clock and the messageIds of events that have none are fixed.
+the clock and the messageIds of events that have none are fixed. User code runs in a sandbox as in a worker, but its
+`fetch` reaches nothing.
 """
 
 from contextlib import AsyncExitStack
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from mainstem.clock import FixedClock
+from mainstem.clock import SystemClock
 from mainstem.destinations.catalog import find_spec
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import parse_time_ms
@@ -54,7 +55,7 @@ async def dry_run(
     async with AsyncExitStack() as stack:
         geo = open_geo(settings, stack)
         plans = _plans(workspace, destination_id, Chains(workspace, tools_of(geo)))
-        transformer = open_transformer(settings, FixedClock(now_ms), geo, stack)
+        transformer = open_transformer(settings, SystemClock(), geo, stack)
         decoder = Decoder(workspace.sources, geo)
         intake = Intake(
             KnownSource(_source(workspace, source_id), allowance=0),

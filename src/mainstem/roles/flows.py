@@ -259,7 +259,10 @@ def _verdict(stored: StoredEvent, event: Event, outcome: Outcome) -> Verdict:
             count = CountKey(event.source_id, hour, DELIVERED)
             if transformed is None:
                 return Verdict(count)
-            return Verdict(count, instead=tuple(_stored(stored, part) for part in transformed))
+            try:
+                return Verdict(count, instead=tuple(_stored(stored, part) for part in transformed))
+            except RecursionError:
+                return Verdict(CountKey(event.source_id, hour, DEAD, "the event is nested too deeply"))
         case Filtered(rule=rule):
             return Verdict(CountKey(event.source_id, hour, FILTERED, rule))
         case Refused(reason=reason):
