@@ -2,6 +2,11 @@
 
 A ready-made transformation (privacy), also for the gateway's edge policy. What is looked for and how it is told apart
 from order numbers and times stands in `detect`; what takes its place in `disguise`.
+
+Cost of an event of 1.1 KiB on one core of a small virtual machine: some 40 µs when nothing is in it, 125 to 250 µs
+with two addresses, an e-mail address and a phone number (libphonenumber takes a third of that). One walk copies the
+event and notes its texts, one pass of RE2 over all of them together says which are worth a closer look, and texts
+that were found clean are remembered.
 """
 
 import re
