@@ -124,6 +124,24 @@ def test_several_in_one_text_in_order() -> None:
     assert [kind for kind, _, _ in found(text)] == ["email", "ip", "phone", "ssn", "card"]
 
 
+@pytest.mark.parametrize("between", [" ", ", ", " / ", "; ", "\n", " und "])
+def test_none_hides_the_next(between: str) -> None:
+    one_each = (
+        *("jane@example.com", "203.0.113.77", "2001:db8::17", "078-05-1120", "4111 1111 1111 1111"),
+        *("DE89 3704 0044 0532 0130 00", "NO93 8601 1117 947", "+49 30 901820", "0049 30 901820"),
+        *("030 901820", "(212) 555-0123"),
+    )
+    finder = Finder(KINDS, phone_regions=("US", "DE"))
+    for first in one_each:
+        for second in one_each:
+            text = between.join([first, second, second, first])
+            hidden = list(text)
+            for item in finder.find(text):
+                hidden[item.start : item.end] = "*" * (item.end - item.start)
+            rest = "".join(hidden).replace(between, "").replace("*", "").strip("+( ")
+            assert not re.search(r"\w", rest), (text, rest)
+
+
 def test_what_overlaps_is_one_find() -> None:
     finder = Finder(["email"], patterns=[Pattern("word", r"to jane\w*")])
     assert found("to jane@example.com", finder) == [

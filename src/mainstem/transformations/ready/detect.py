@@ -67,7 +67,8 @@ _EMAIL: Final = r"[\pL\pN_.+'%-]+(?:@|%40)[\pL\pN](?:[\pL\pN-]*\.)+(?:xn--[a-z0-
 _NUMBER: Final = r"(?:\+|\(?\d)(?:[ ().\/-]{0,3}\d){6,}"
 _V4: Final = r"\d{1,3}(?:\.\d{1,3}){3}"
 _V6: Final = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*"
-_IBAN: Final = rf"(?i:(?:{'|'.join(IBAN_LENGTHS)})\d\d(?:[ -]?[0-9A-Z]){{11,30}})"
+_IBAN_HEAD: Final = rf"(?i:(?:{'|'.join(IBAN_LENGTHS)})\d\d)"
+_IBAN: Final = rf"{_IBAN_HEAD}(?i:(?:[ -]?[0-9A-Z]){{11}})"
 
 _GATES: Final[dict[Kind, str]] = {
     "email": "@|%40",
@@ -80,9 +81,9 @@ _GATES: Final[dict[Kind, str]] = {
 
 # Within a run of digits that RE2 found; nothing in them repeats, so they are linear too.
 _DIGITS: Final = re.compile(r"[0-9]+")
-_SSN: Final = re.compile(r"[0-9]{3}[ -][0-9]{2}[ -][0-9]{4}")
+_SSN: Final = re.compile(r"(?<![^\W_])[0-9]{3}[ -][0-9]{2}[ -][0-9]{4}(?![^\W_])")
 _NORTH_AMERICAN: Final = re.compile(
-    r"(?:1[ .-]?)?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[ .-])[0-9]{3}[ .-][0-9]{4}"
+    r"(?<![^\W_])(?:1[ .-]?)?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[ .-])[0-9]{3}[ .-][0-9]{4}(?![^\W_])"
 )
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 _DATE: Final = re.compile(r"(?:\d{4}[-/.]\d\d[-/.]\d\d|\d\d[-/.]\d\d[-/.]\d{4})(?!\d)")
@@ -91,8 +92,11 @@ _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-F
 _SHORTEST: Final = 4
 _SHORTEST_IBAN: Final = min(IBAN_LENGTHS.values())
 _NORTH_AMERICA: Final = frozenset(phonenumbers.region_codes_for_country_code(1))
+_MOST_DIGITS: Final = 17
+"""Of a phone number: 15 of E.164, and 00."""
+_GAP: Final = 3
 _MOST_PHONES: Final = 200
-"""National numbers tried in one text, each some 10 µs."""
+"""Places tried for numbers without a + in one text, each some 10 µs and more."""
 
 _ZEROS: Final = (
     "660 6F0 7C0 966 9E6 A66 AE6 B66 BE6 C66 CE6 D66 DE6 E50 ED0 F20 1040 1090 17E0 1810 1946 19D0 1A80 "
@@ -224,7 +228,7 @@ class Finder:
         return None
 
     def _numbers(self, text: str, data: bytes | str) -> Iterator[Found]:
-        tried = 0
+        left = _MOST_PHONES
         for run in _pieces(_COMPILED["number"], text, data):
             groups = [Piece(*group.span(), group[0]) for group in _DIGITS.finditer(text, run.start, run.end)]
             if self._cards:
@@ -233,20 +237,47 @@ class Finder:
                 yield from _ssns(text, run)
             if self._north_american:
                 yield from _of_north_america(text, run)
-            if not self._phones:
-                continue
-            found: Found | None = None
-            plus = run.text[0] == "+"
-            if plus or run.text.startswith("00"):
-                found = _international(run, groups, plus=plus)
-            if found is None and self._national and tried < _MOST_PHONES and len(groups) > 1:
-                tried += 1
-                found = self._of_region(text, run, groups)
-            if found is not None:
-                yield found
+            if self._phones:
+                for item, tried in self._phones_of(text, run, groups, left):
+                    left -= tried
+                    if item is not None:
+                        yield item
+
+    def _phones_of(
+        self, text: str, run: Piece, groups: Sequence[Piece], left: int
+    ) -> Iterator[tuple[Found | None, int]]:
+        """Yield (a number or None, tries that it took) for each place of a run where a number may begin.
+
+        That is its beginning, behind another number, and a group that begins with 0.
+        """
+        at, past = 0, run.start
+        while at < len(groups):
+            start = run.start if at == 0 else groups[at].start
+            begins = start - past <= _GAP or text[start] == "0"
+            # Only a number behind a + may be tried without end: it has one try for its +.
+            if begins and (left > 0 or text[start] == "+"):
+                window = groups[at : at + _MOST_DIGITS]
+                found = self._phone_at(
+                    text, Piece(start, window[-1].end, text[start : window[-1].end]), window
+                )
+                left -= 1
+                yield found, 1
+                if found is not None:
+                    past = found.end
+                    while at < len(groups) and groups[at].start < past:
+                        at += 1
+                    continue
+            at += 1
+
+    def _phone_at(self, text: str, run: Piece, groups: Sequence[Piece]) -> Found | None:
+        if run.text.startswith(("+", "00")) and (found := _international(run, groups)):
+            return found
+        return self._of_region(text, run, groups) if self._national else None
 
     def _of_region(self, text: str, run: Piece, groups: Sequence[Piece]) -> Found | None:
-        if not _apart(text, run.start, run.end) or _DATE.match(run.text) or _FOUR_PARTS.match(run.text):
+        if len(groups) < 2 or not _apart(text, run.start, run.end):
+            return None
+        if _DATE.match(run.text) or _FOUR_PARTS.match(run.text):
             return None
         for end, candidate in _leading(run, groups, fewest=7):
             for region in self._national:
@@ -316,17 +347,29 @@ def _emails(text: str, data: bytes | str) -> Iterator[Found]:
 def _ibans(text: str, data: bytes | str) -> Iterator[Found]:
     if len(text) < _SHORTEST_IBAN:
         return
-    for piece in _pieces(_COMPILED["iban"], text, data):
-        if piece.start and text[piece.start - 1].isalnum():
+    past = 0
+    for head in _pieces(_COMPILED["iban head"], text, data):
+        if head.start < past or text[max(head.start - 1, 0) : head.start].isalnum():
             continue
-        wanted = IBAN_LENGTHS[piece.text[:2].upper()]
-        places = [place for place, char in enumerate(piece.text) if char.isalnum()]
-        if len(places) < wanted:
-            continue
-        end = piece.start + places[wanted - 1] + 1
-        compact = "".join(piece.text[place] for place in places[:wanted]).upper()
-        if not text[end : end + 1].isalnum() and iban_valid(compact):
-            yield Found(piece.start, end, "iban", compact)
+        wanted = IBAN_LENGTHS[head.text[:2].upper()]
+        compact, end = _alphanumeric(text, head.start, wanted)
+        if len(compact) == wanted and not text[end : end + 1].isalnum() and iban_valid(compact):
+            yield Found(head.start, end, "iban", compact)
+            past = end
+
+
+def _alphanumeric(text: str, start: int, wanted: int) -> tuple[str, int]:
+    """Return that many letters and digits in upper case, with at most one space or dash between two, and the end."""
+    taken: list[str] = []
+    place = start
+    while len(taken) < wanted and place < len(text):
+        char = text[place]
+        if char.isascii() and char.isalnum():
+            taken.append(char)
+        elif char not in " -" or text[place - 1] in " -":
+            break
+        place += 1
+    return "".join(taken).upper(), place
 
 
 def _cards(text: str, groups: Sequence[Piece]) -> Iterator[Found]:
@@ -354,43 +397,58 @@ def _cards(text: str, groups: Sequence[Piece]) -> Iterator[Found]:
             yield longest
 
 
-def _international(run: Piece, groups: Sequence[Piece], *, plus: bool) -> Found | None:
+def _international(run: Piece, groups: Sequence[Piece]) -> Found | None:
+    possible: Found | None = None
     for end, candidate in _leading(run, groups, fewest=7):
+        plus = candidate[0] == "+"
         number = _parsed(candidate if plus else f"+{candidate[2:]}", None)
-        if number is not None and phonenumbers.is_possible_number(number):
+        if number is None:
+            continue
+        if phonenumbers.is_valid_number(number):
             return Found(run.start, end, "phone", _e164(number))
-    return None
+        # 00 begins many a group of digits, so there the numbering plan decides; a + is written for phones only.
+        wider = possible is None or end > possible.end
+        if plus and wider and phonenumbers.is_possible_number(number):
+            possible = Found(run.start, end, "phone", _e164(number))
+    return possible
 
 
 def _leading(run: Piece, groups: Sequence[Piece], *, fewest: int) -> Iterator[tuple[int, str]]:
-    """Yield (end, text) of the run's beginnings that have the digits of a phone number, the longest first."""
+    """Yield (end, text) of the run's beginnings that have the digits of a phone number.
+
+    The longest first, but before them those that end where a group with a 0 may begin the next number.
+    """
+    before_next: list[int] = []
     ends: list[int] = []
     digits = 0
     last = run.start
     for group in groups:
         if " / " in run.text[last - run.start : group.start - run.start]:
             break  # between two numbers, not within one
+        if ends and group.text[0] == "0":
+            before_next.append(last)
         last = group.end
         digits += len(group.text)
-        if digits > 17:  # 15 of E.164, and 00
+        if digits > _MOST_DIGITS:
             break
         if digits >= fewest:
-            ends.append(group.end)
-    for end in reversed(ends):
+            ends.append(last)
+    for end in dict.fromkeys((*before_next, *reversed(ends))):
         yield end, run.text[: end - run.start]
 
 
 def _of_north_america(text: str, run: Piece) -> Iterator[Found]:
     for match in _NORTH_AMERICAN.finditer(text, run.start, run.end):
-        if _apart(text, match.start(), match.end()):
-            digits = "".join(_DIGITS.findall(match[0]))
-            yield Found(match.start(), match.end(), "phone", f"+1{digits[-10:]}")
+        if text[match.end() : match.end() + 1].isalnum():
+            continue  # the end given hides from the pattern what is behind
+        digits = "".join(_DIGITS.findall(match[0]))
+        yield Found(match.start(), match.end(), "phone", f"+1{digits[-10:]}")
 
 
 def _ssns(text: str, run: Piece) -> Iterator[Found]:
     for match in _SSN.finditer(text, run.start, run.end):
         digits = "".join(_DIGITS.findall(match[0]))
-        if _apart(text, match.start(), match.end()) and ssn_issued(digits):
+        if not text[match.end() : match.end() + 1].isalnum() and ssn_issued(digits):
             yield Found(match.start(), match.end(), "ssn", digits)
 
 
@@ -481,7 +539,7 @@ _COMPILED: Final = {
     for name, expression in (
         ("email", _EMAIL),
         ("number", _NUMBER),
-        ("iban", _IBAN),
+        ("iban head", _IBAN_HEAD),
         ("v4", _V4),
         ("v6", _V6),
     )
