@@ -145,9 +145,11 @@ def test_what_crashes_left_behind_goes_in_time(tmp_path: Path) -> None:
         staging.add(0, [event(0)])
         staging.seal(plan)
     unsealed = Staging(folder, 1)
+    (folder / "abandoned-1.gathering").touch()
     for plan in ("old", "open"):
         os.utime(path_of(folder, plan, 0), (1000, 1000))
-    assert sweep(folder, {"open"}, before_ms=2_000_000) == 1
+    assert sweep(folder, {"open"}, before_ms=2_000_000) == 2
     assert sorted(path.name for path in folder.glob("*.staged")) == ["fresh-0.staged", "open-0.staged"]
+    assert len(list(folder.glob("*.gathering"))) == 1
     unsealed.close()
     assert not list(folder.glob("*.gathering"))

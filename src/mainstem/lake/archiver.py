@@ -45,7 +45,7 @@ _LINGER_S: Final = 1.0
 """How long new records may wait to be read while a flush is not due: reading in gulps costs less."""
 _PUTS_AT_ONCE: Final = 4
 _LEFT_BEHIND_S: Final = 86_400.0
-"""What is staged is removed after this time, and twice the age of a flush, if no plan knows of it."""
+"""What was sealed is removed after this time, and twice the age of a flush, if no plan knows of it."""
 _PASSING: Final = (LakeError, LedgerError, StreamError, SandboxUnavailable, OSError)
 """What is tried again for ever."""
 _BACKOFF_BASE_S: Final = 0.5

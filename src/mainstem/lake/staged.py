@@ -8,9 +8,11 @@ it: they are read from the log a second time, byte for byte.
 
     frame := length (4 bytes, big endian), MessagePack [offset, [stored event, …]]
 
-Files are `<cursor>/<plan id>-<partition>.staged`, or `….gathering` before there is a plan.
+Files are `<cursor>/<plan id>-<partition>.staged`, or `….gathering` before there is a plan: those are locked while
+somebody gathers, so what a crash left behind is known at once.
 """
 
+import fcntl
 import os
 import struct
 from collections.abc import Collection, Sequence
@@ -51,6 +53,7 @@ class Staging:
         self._partition = partition
         self._path = folder / f"{uuid4().hex}-{partition}.gathering"
         self._file = self._path.open("xb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
         self._digest = xxhash.xxh3_128()
 
     @property
@@ -159,18 +162,32 @@ def path_of(folder: Path, plan_id: str, partition: int) -> Path:
 
 
 def sweep(folder: Path, plan_ids: Collection[str], *, before_ms: int) -> int:
-    """Remove what crashes left behind: files of none of these plans, last written before a moment. Blocking.
+    """Remove what crashes left behind: what nobody gathers any more, and files of none of these plans that were last
+    written before a moment. Blocking.
 
     Returns:
         How many were removed.
     """
     removed = 0
-    for path in folder.glob("*-*"):
+    for path in folder.glob("*-*.*"):
         try:
-            old = path.stat().st_mtime * 1000 < before_ms
+            left = (
+                _is_abandoned(path)
+                if path.suffix == ".gathering"
+                else path.name.partition("-")[0] not in plan_ids and path.stat().st_mtime * 1000 < before_ms
+            )
         except FileNotFoundError:
             continue  # another worker was faster
-        if old and path.name.partition("-")[0] not in plan_ids:
+        if left:
             path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+def _is_abandoned(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -264,7 +264,7 @@ class Transformer:
     async def warm_up(self, transformations: Iterable[Transformation], *, timeout_s: float) -> None:
         """Make versions ready that were not in the last snapshot, before events need them.
 
-        What is not ready in time, or can't be made ready, is left to its first batch.
+        What is not ready in time goes on in the background; what can't be made ready is left to its first batch.
         """
         code = {item.id: item for item in transformations if item.kind != "ready"}
         fresh = [item for item in code.values() if item.id not in self._warm][: self._most_warm]
@@ -273,10 +273,10 @@ class Transformer:
         if not fresh:
             return
         tasks = [asyncio.create_task(self._prepare(item)) for item in fresh]
-        _, late = await asyncio.wait(tasks, timeout=timeout_s)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        await asyncio.wait(tasks, timeout=timeout_s)
 
     async def _prepare(self, transformation: Transformation) -> None:
         try:

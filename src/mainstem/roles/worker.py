@@ -157,7 +157,9 @@ class Worker:
 
     async def _apply(self, workspace: Workspace) -> None:
         # While the old snapshot is still in use: sandboxes take a moment to start.
-        await self._around.transformer.warm_up(workspace.transformations, timeout_s=_WARM_UP_S)
+        # Before the first, events wait anyway, and those that need no sandbox should not.
+        wait_s = _WARM_UP_S if self._running else 0.0
+        await self._around.transformer.warm_up(workspace.transformations, timeout_s=wait_s)
         async with self._turn:
             await ensure_cursors(workspace, self._around.stream, self._around.ledger)
             await self._release_removed(workspace)
