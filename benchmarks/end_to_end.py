@@ -8,6 +8,7 @@ baseline of the ratio is the sink fed directly by the transport, without log, or
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -30,7 +31,7 @@ USERS = 1_000
 CONNECTIONS = 8
 BASELINE_REQUESTS = 20_000
 
-_WORKSPACE = """
+WORKSPACE = """
 workspace: {{id: bench}}
 sources: [{{id: web, write_key: wk}}]
 destinations:
@@ -40,9 +41,10 @@ connections: [{{from: web, to: [hook]}}]
 """
 
 
-def _batches(run: str) -> Iterator[bytes]:
+def batches_of(run: str, events_in_all: int) -> Iterator[bytes]:
+    """Yield requests of `BATCH` events each."""
     padding = "x" * 520
-    for first in range(0, EVENTS, BATCH):
+    for first in range(0, events_in_all, BATCH):
         events = [
             {
                 "type": "track",
@@ -187,55 +189,91 @@ async def _baseline(port: int) -> float:
     return BASELINE_REQUESTS / spent
 
 
-async def _run(folder: Path) -> None:
-    sink_port, port, ops_port = _free_port(), _free_port(), _free_port()
-    record = folder / "sink.jsonl"
-    workspace = folder / "workspace.yaml"
-    workspace.write_text(_WORKSPACE.format(port=sink_port))
-    batches = list(_batches("e2e"))
+@dataclasses.dataclass
+class Through:
+    """One run of `serve`."""
+
+    accepted_per_s: float
+    delivered_per_s: float
+    wrong: int
+    """Events out of order for their user."""
+    again: int
+    """Events seen more than once."""
+    cpu_us: dict[str, float]
+    """By role, an event."""
+
+
+@contextlib.asynccontextmanager
+async def sink_process(folder: Path) -> AsyncIterator[tuple[int, int, Path]]:
+    """A sink in a process of its own: its port, its process id, and where it records."""
+    port, record = _free_port(), folder / "sink.jsonl"
+    async with _process("-m", "mainstem.testing.sink", "--port", str(port), "--record", str(record)) as sink:
+        await _listening(port)
+        yield port, sink.pid, record
+
+
+async def through(folder: Path, workspace: str, record: Path, sink_pid: int, batches: list[bytes]) -> Through:
+    """Send the batches through a new installation, until the sink has recorded all their events."""
+    folder.mkdir(exist_ok=True)
+    port, ops_port = _free_port(), _free_port()
+    file = folder / "workspace.yaml"
+    file.write_text(workspace)
     shares = [batches[part::CONNECTIONS] for part in range(CONNECTIONS)]
+    events, skip = len(batches) * BATCH, _lines(record)
     async with _process(
-        "-m", "mainstem.testing.sink", "--port", str(sink_port), "--record", str(record)
-    ) as sink:
-        await _listening(sink_port)
-        baseline = await _baseline(sink_port)
-        skip = _lines(record)
-        async with _process(
-            "-m",
-            "mainstem",
-            "serve",
-            "--workspace",
-            str(workspace),
-            "--data-dir",
-            str(folder / "data"),
-            "--port",
-            str(port),
-            "--ops-port",
-            str(ops_port),
-            env={"MAINSTEM_ALLOW_PRIVATE_DESTINATIONS": "true"},
-        ) as serve:
-            await _listening(port)
-            before, sink_before = _children(serve.pid), _cpu_s(sink.pid)
-            began = time.perf_counter()
-            await asyncio.gather(*(_send(port, share) for share in shares))
-            acknowledged_s = time.perf_counter() - began
-            while _lines(record) - skip < EVENTS:
-                if time.perf_counter() - began > 300:
-                    raise RuntimeError(f"only {_lines(record) - skip} of {EVENTS} arrived")
-                await asyncio.sleep(0.05)
-            delivered_s = time.perf_counter() - began
-            after, sink_after = _children(serve.pid), _cpu_s(sink.pid)
+        "-m",
+        "mainstem",
+        "serve",
+        "--workspace",
+        str(file),
+        "--data-dir",
+        str(folder / "data"),
+        "--port",
+        str(port),
+        "--ops-port",
+        str(ops_port),
+        env={"MAINSTEM_ALLOW_PRIVATE_DESTINATIONS": "true"},
+    ) as serve:
+        await _listening(port)
+        before, sink_before = _children(serve.pid), _cpu_s(sink_pid)
+        began = time.perf_counter()
+        await asyncio.gather(*(_send(port, share) for share in shares))
+        acknowledged_s = time.perf_counter() - began
+        while _lines(record) - skip < events:
+            if time.perf_counter() - began > 300:
+                raise RuntimeError(f"only {_lines(record) - skip} of {events} arrived")
+            await asyncio.sleep(0.05)
+        delivered_s = time.perf_counter() - began
+        after, sink_after = _children(serve.pid), _cpu_s(sink_pid)
     tail = record.read_bytes().splitlines(keepends=True)[skip:]
     record.write_bytes(b"".join(tail))
     wrong, again = _inversions(record)
-    rate = EVENTS / delivered_s
-    print(f"  accepted    {EVENTS / acknowledged_s:>9,.0f} events/s while delivering (batches of {BATCH})")
-    print(f"  end to end  {rate:>9,.0f} events/s; {wrong} out of order, {again} repeated")
-    print(f"  transport straight into the sink {baseline:,.0f} requests/s: ratio {rate / baseline:.2f}")
-    for role in sorted(after):
-        spent = after[role] - before.get(role, 0.0)
-        print(f"  {role:<8} {spent / EVENTS * 1e6:>6.0f} µs of CPU an event")
-    print(f"  sink     {(sink_after - sink_before) / EVENTS * 1e6:>6.0f} µs of CPU an event")
+    record.write_bytes(b"")
+    cpu_s = {role: after[role] - before.get(role, 0.0) for role in sorted(after)}
+    cpu_s["sink"] = sink_after - sink_before
+    return Through(
+        events / acknowledged_s,
+        events / delivered_s,
+        wrong,
+        again,
+        {role: spent / events * 1e6 for role, spent in cpu_s.items()},
+    )
+
+
+async def _run(folder: Path) -> None:
+    async with sink_process(folder) as (port, pid, record):
+        baseline = await _baseline(port)
+        found = await through(
+            folder, WORKSPACE.format(port=port), record, pid, list(batches_of("e2e", EVENTS))
+        )
+    print(f"  accepted    {found.accepted_per_s:>9,.0f} events/s while delivering (batches of {BATCH})")
+    print(
+        f"  end to end  {found.delivered_per_s:>9,.0f} events/s; {found.wrong} out of order, {found.again} repeated"
+    )
+    ratio = found.delivered_per_s / baseline
+    print(f"  transport straight into the sink {baseline:,.0f} requests/s: ratio {ratio:.2f}")
+    for role, spent in found.cpu_us.items():
+        print(f"  {role:<8} {spent:>6.0f} µs of CPU an event")
 
 
 def main() -> None:
