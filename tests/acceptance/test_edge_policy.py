@@ -55,6 +55,8 @@ async def test_what_a_policy_removes_is_nowhere_on_the_disk(tmp_path: Path) -> N
         batch = {
             "batch": [good, {**good, "type": "nonsense", "messageId": "m-2"}],
             "context": {"traits": {"email": EMAIL}},
+            "integrations": {"All": True, "Mailer": {"to": EMAIL}},
+            "sentAt": f"by {EMAIL}",
         }
         answer = await product.post("/v1/batch", batch, headers=browser)
         assert answer.status == 200, answer

@@ -31,6 +31,15 @@ class EdgePolicy:
         """Return what may be stored of an event."""
         return apply_at_edge(self._changes, arrived, about)
 
+    def member(self, name: str, raw: bytes, about: About) -> bytes:
+        """Return what may be stored of a batch's field (JSON, empty = none) that each of its events shares."""
+        if not raw:
+            return b""
+        outcome = self.apply(Arrived(message={name: msgspec.json.decode(raw)}), about)
+        if not isinstance(outcome, Arrived) or name not in outcome.message:
+            return b""
+        return msgspec.json.encode(outcome.message[name])
+
     def text(self, text: str) -> str:
         """Return what may be stored of loose words."""
         return text_at_edge(self._texts, text)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mainstem.events.canonical import id_text
+from mainstem.events.canonical import id_text, parse_time_ms
 from mainstem.events.envelope import Unreadable, read_item, strict_message
 from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import REJECTED, StoredEvent, dedup_key, encode_stored
@@ -100,11 +100,15 @@ class Intake:
                 return
         source = self._source
         integrations, context = arrival.integrations, arrival.context
-        request_ip, user_agent = arrival.request_ip, arrival.user_agent
+        request_ip, user_agent, sent_at = arrival.request_ip, arrival.user_agent, arrival.sent_at
         if source.edge is not None:
-            cleaned = self._clean(source.edge, message)
+            about = self._about(message)
+            cleaned = self._clean(source.edge, message, about)
             if cleaned is None:
                 return
+            integrations = source.edge.member("integrations", integrations, about)
+            if parse_time_ms(sent_at) is None:
+                sent_at = ""
             message = cleaned.message
             raw = msgspec.json.encode(message)
             request_ip, user_agent = cleaned.request_ip, cleaned.user_agent
@@ -144,7 +148,7 @@ class Intake:
                         arrival.received_at_ms,
                         raw,
                         request_ip,
-                        arrival.sent_at,
+                        sent_at,
                         "event",
                         "",
                         made,
@@ -161,20 +165,23 @@ class Intake:
             )
         )
 
-    def _clean(self, policy: EdgePolicy, message: dict[str, Any]) -> Arrived | None:
-        """Return what may be stored, or None when the event ends here."""
-        arrival, source = self._arrival, self._source
+    def _about(self, message: dict[str, Any]) -> About:
         user_id, anonymous_id, message_id = (
             id_text(message.get(name)) for name in ("userId", "anonymousId", "messageId")
         )
+        key = ordering_key(self._source.id, user_id, anonymous_id)
+        return About(self._source.id, message_id, key, self._arrival.received_at_ms)
+
+    def _clean(self, policy: EdgePolicy, message: dict[str, Any], about: About) -> Arrived | None:
+        """Return what may be stored, or None when the event ends here."""
+        arrival = self._arrival
         arrived = Arrived(
             message=message,
             request_ip=arrival.request_ip,
             user_agent=arrival.user_agent,
             batch_context=object_in(arrival.context),
         )
-        key = ordering_key(source.id, user_id, anonymous_id)
-        outcome = policy.apply(arrived, About(source.id, message_id, key, arrival.received_at_ms))
+        outcome = policy.apply(arrived, about)
         if isinstance(outcome, Arrived):
             return outcome
         if isinstance(outcome, Failed):
@@ -189,11 +196,12 @@ class Intake:
         """Add the record of an event that is refused; `message` when it could be read. `told`: the client is."""
         arrival, source = self._arrival, self._source
         fields = message or {}
-        request_ip, user_agent, stored_words = arrival.request_ip, arrival.user_agent, words
+        request_ip, user_agent, sent_at = arrival.request_ip, arrival.user_agent, arrival.sent_at
+        stored_words = words
         policy = source.edge
         if policy is not None:
             # It was not cleaned: nothing that the client wrote is kept.
-            raw, fields, request_ip, user_agent = b"", {}, "", ""
+            raw, fields, request_ip, user_agent, sent_at = b"", {}, "", "", ""
             stored_words = policy.text(words)
         user_id, anonymous_id, message_id = (
             id_text(fields.get(name))[:_MAX_ID_CHARS] for name in ("userId", "anonymousId", "messageId")
@@ -207,7 +215,7 @@ class Intake:
             received_at_ms=arrival.received_at_ms,
             raw=raw[:_REJECTED_RAW_BYTES],
             request_ip=request_ip,
-            sent_at=arrival.sent_at,
+            sent_at=sent_at,
             kind=REJECTED,
             reason=f"{code}: {stored_words}",
             message_id_made=made,

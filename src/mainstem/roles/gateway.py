@@ -49,12 +49,17 @@ class GatewayRole:
         """Open everything and begin to accept."""
         settings, clock = self._settings, self._clock
         stream = await open_the_stream(settings, clock, stack, writer="process")
-        source = await open_the_workspace(settings, clock, stack)
-        producer = await stream.producer()
-        stack.push_async_callback(producer.close)
+        # Clients wait while a gateway starts again after a crash: its writer starts while the workspace is read.
+        starting = asyncio.create_task(stream.producer())
+        try:
+            source = await open_the_workspace(settings, clock, stack)
+            workspace = await source.current()
+        finally:
+            producer = await starting
+            stack.push_async_callback(producer.close)
         self._gateway = Gateway(
             producer,
-            await source.current(),
+            workspace,
             clock,
             gateway_settings(settings),
             ready=self._ready,
