@@ -57,6 +57,59 @@ def test_a_dry_run_of_one_destination_tells_what_became_of_each_line(tmp_path: P
     assert rows[1]["reason"] == "filter:no tests"
 
 
+def test_a_dry_run_transforms_and_gives_the_same_bytes_every_time(tmp_path: Path) -> None:
+    javascript = """
+export function transformEvent(event, metadata) {
+  if (event.event === "Unwanted") return
+  if (event.event === "Broken") throw new Error("no total")
+  log("seen", event.userId)
+  return [{...event, chance: Math.random(), at: Date.now(), to: metadata(event).destinationId}, event]
+}
+"""
+    python = """
+import random, time
+
+def transformEvent(event, metadata):
+    event["chances"] = [random.random(), time.time()]
+    return event
+"""
+    document = {
+        "workspace": {"id": "w", "name": "W"},
+        "sources": [{"id": "web", "name": "Web", "write_key": "wk", "type": "http"}],
+        "transformations": [
+            {"name": "split", "code": javascript},
+            {"name": "mark", "language": "python", "code": python},
+        ],
+        "destinations": [
+            {"id": "hook", "name": "Hook", "type": "webhook", "config": {"webhookUrl": "https://x.test/in"}}
+        ],
+        "connections": [{"from": "web", "to": ["hook"], "transformations": ["split", "mark"]}],
+    }
+    (tmp_path / "workspace.json").write_text(json.dumps(document))
+    names = ("Order", "Unwanted", "Broken")
+    events = [
+        {"type": "track", "messageId": name, "userId": "ann", "event": name, "properties": {}}
+        for name in names
+    ]
+    (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, events)))
+    files = ("--workspace", "workspace.json", "--events", "events.jsonl")
+    first, second = run(tmp_path, "dry-run", *files), run(tmp_path, "dry-run", *files, PYTHONHASHSEED="7")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert second.stdout == first.stdout
+    sent, dropped, broken = (json.loads(line) for line in first.stdout.splitlines())
+    assert [request["body"]["messageId"] for request in sent["requests"]] == ["Order", "Order:1"]
+    bodies = [request["body"] for request in sent["requests"]]
+    assert bodies[0]["to"] == "hook"
+    assert bodies[0]["at"] == 1_577_836_800_000  # the clock of the dry run
+    assert bodies[0]["chances"] != bodies[1]["chances"]
+    split, mark = sent["transformations"]
+    assert (split["result"], split["events"], mark["result"]) == ("expanded", 2, "changed")
+    assert any("seen" in line for line in split["logs"])
+    assert (dropped["outcome"], dropped["reason"]) == ("filtered", "dropped by transformation split")
+    assert (broken["outcome"], broken["reason"]) == ("dead", "transformation split failed")
+    assert "no total" in broken["detail"]
+
+
 _WORKSPACE = str(_GOLDEN / "workspace.yaml")
 _SAYS: dict[tuple[str, ...], tuple[int, str]] = {
     ("nonsense",): (2, "Unknown command"),
