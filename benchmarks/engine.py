@@ -14,8 +14,9 @@ import msgspec
 import uvloop
 
 from mainstem.clock import SystemClock
+from mainstem.delivery.item import Burial
 from mainstem.delivery.sender import Item, Sender
-from mainstem.destinations.base import Delivered, Delivery, DestinationSpec, Refusal
+from mainstem.destinations.base import Delivered, Delivery, DestinationSpec
 from mainstem.events.canonical import Event
 from mainstem.ledger.base import Parked
 from mainstem.ledger.memory import MemoryLedger
@@ -41,8 +42,8 @@ class _Nothing:
         return ""
 
 
-def _prepare(parked: Parked) -> Refusal:
-    return Refusal("nothing is parked here")
+async def _prepare(parked: Parked) -> Burial:
+    return Burial("nothing is parked here")
 
 
 def _items(users: int) -> list[Item]:

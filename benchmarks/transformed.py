@@ -17,7 +17,7 @@ from benchmarks.end_to_end import batches_of, sink_process, through
 from benchmarks.transformation import JAVASCRIPT, PYTHON
 
 EVENTS: Final = 30_000
-ROUNDS: Final = 2
+ROUNDS: Final = 3
 _CODE: Final = {"none": "", "javascript": JAVASCRIPT, "python": PYTHON}
 
 

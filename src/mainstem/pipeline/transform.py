@@ -132,7 +132,6 @@ def surface(workspace: Workspace, source: Source, destination: Destination) -> S
         destination.id,
         {
             "workspaceId": workspace.id,
-            "namespace": "",
             "sourceId": source.id,
             "originalSourceId": source.id,
             "sourceName": source.name,
