@@ -257,7 +257,9 @@ async def test_the_archive_holds_what_the_code_made_and_raw_bytes_where_there_is
                 assert line["raw"].get("part") == sent[line["messageId"]].get("part")
             assert [line["requestIp"] for line in lines] == ["10.0.0.9"] * len(lines)
             assert odd in b"".join(_contents(tmp_path / "raw"))
-            assert not [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+            await until(
+                "nothing is staged any more", lambda: not list((tmp_path / "spool").rglob("*.staged"))
+            )
             # One run per event for both, however they came by.
             seen = [key for _, batch in sandboxes.runs for key in batch]
             assert len(seen) == len(set(seen)) == 21
