@@ -114,8 +114,10 @@ async def serving(
 ) -> AsyncIterator[Server]:
     server = Server(answer)
     handlers: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         task = asyncio.create_task(server.handle(reader, writer))
         handlers.add(task)
         task.add_done_callback(handlers.discard)
@@ -129,6 +131,10 @@ async def serving(
         for task in handlers:
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
+        for writer in writers:
+            # TLS says goodbye before it closes: the loop may be gone by then.
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 Make = Callable[..., PyreqwestTransport]
