@@ -1,9 +1,11 @@
 """Golden cases: `tests/golden/<type>.json`, an event and what exactly is sent; and the reference pages made of them.
 
-`python -m tests.destinations.golden` writes both again: read the difference before committing it.
+`python -m tests.destinations.golden [TYPE …]` writes both again: read the difference before committing it.
 """
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,10 @@ def page_of(spec: DestinationSpec) -> str:
     return page(spec, next(iter(cases(spec.name)), None))
 
 
-def write() -> None:
-    """Write the golden outcomes and the pages again."""
+def write(names: Sequence[str] = ()) -> None:
+    """Write the golden outcomes and the pages again, of these types or of all."""
     PAGES.mkdir(parents=True, exist_ok=True)
-    for name in catalog.names():
+    for name in [name.upper() for name in names] or catalog.names():
         spec = catalog.find_spec(name)
         assert spec is not None
         inputs = [{key: case[key] for key in ("name", "config", "message")} for case in cases(name)]
@@ -56,4 +58,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    write()
+    write(sys.argv[1:])

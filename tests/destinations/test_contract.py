@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mainstem.destinations import catalog
-from mainstem.destinations.base import DestinationSpec, Refusal, Request, Skip, StreamMessage
+from mainstem.destinations.base import Call, DestinationSpec, Dialogue, Refusal, Request, Skip, StreamMessage
+from mainstem.destinations.kit.call import encode
 from mainstem.destinations.reference import settings_of
 from mainstem.destinations.render import rendered, secrets_in
 from mainstem.secret import Secret
@@ -22,7 +23,7 @@ MAPPED = [name for name in NAMES if (spec := catalog.find_spec(name)) is not Non
 # Documented by RudderStack; ours only in that they are understood.
 _RUDDER_STORAGE = {"AZURE_BLOB", "DIGITAL_OCEAN_SPACES", "GCS", "MINIO", "S3"}
 SECRET = "s3cr3t-v4lue-of-a-customer"
-TYPES = ("identify", "track", "page", "screen", "group", "alias", "merge")
+TYPES = ("identify", "track", "page", "screen", "group", "alias", "merge", "record")
 
 _leaves = (
     st.none()
@@ -51,6 +52,13 @@ def _spec(name: str) -> DestinationSpec:
     spec = catalog.find_spec(name)
     assert spec is not None
     return spec
+
+
+def _shown(mapped: Any) -> str:
+    """What a mapping gave, with the first thing a dialogue does in its place."""
+    if isinstance(mapped, tuple):
+        return repr([rendered(one) if isinstance(one, Dialogue) else one for one in mapped])
+    return repr(mapped)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,11 +114,13 @@ def test_any_event_is_mapped_without_raising_changing_it_or_chance(
         event = event_of(message)
         first = mapper(event, CONTEXT)
         again = spec.mapper(config_of(name, case["config"]))(event_of(copy.deepcopy(message)), CONTEXT)
-        assert repr(first) == repr(again)
+        assert _shown(first) == _shown(again)
         assert isinstance(first, tuple | Refusal | Skip)
         if isinstance(first, tuple):
             for payload in first:
-                assert isinstance(payload, Request | StreamMessage)
+                assert isinstance(payload, Request | Call | StreamMessage | Dialogue)
+                if isinstance(payload, Call):
+                    payload = encode(payload)
                 if isinstance(payload, Request):
                     payload.url.encode()
                     assert "\n" not in "".join(part for pair in payload.headers for part in pair)
@@ -129,7 +139,8 @@ def test_a_very_deep_event_is_mapped_or_refused(name: str, field: str) -> None:
     for kind in ("identify", "track"):
         for case in cases(name):
             event = event_of({"type": kind, "userId": "u", field: deep})
-            assert isinstance(spec.mapper(config_of(name, case["config"]))(event, CONTEXT), tuple | Refusal)
+            mapped = spec.mapper(config_of(name, case["config"]))(event, CONTEXT)
+            assert isinstance(mapped, tuple | Refusal | Skip)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -46,7 +46,7 @@ class HttpAttempt:
                 response = await self._transport.send(payload, timeout_s=self._timeout_s)
             except TransportError as error:
                 return classify_failure(error)
-            result = self._classify(payload, response)
+            result = self._classify(payload, response) or classify_http(payload, response)
             if type(result) is not Delivered:
                 return result
             item.sent += 1

@@ -23,6 +23,7 @@ _OURS: Final = {
     "GCS": "mainstem.destinations.archive:GCS",
     "HTTP": "mainstem.destinations.http:SPEC",
     "KAFKA": "mainstem.destinations.kafka:SPEC",
+    "KEEN": "mainstem.destinations.keen:SPEC",
     "MINIO": "mainstem.destinations.archive:MINIO",
     "S3": "mainstem.destinations.archive:S3",
     "WEBHOOK": "mainstem.destinations.webhook:SPEC",
@@ -42,6 +43,9 @@ _COMMON_KEYS: Final = frozenset(
         "enableServerSideIdentify",
     }
 )
+
+
+_REQUIRED: Final = "is missing; it is required"
 
 
 class ConfigResult(msgspec.Struct, frozen=True):
@@ -81,8 +85,11 @@ def names() -> list[str]:
     return sorted({*_OURS, *_third_party()})
 
 
-def check_config(type_name: str, raw: Mapping[str, Any]) -> ConfigResult:
+def check_config(type_name: str, raw: Mapping[str, Any], *, to_send: bool = True) -> ConfigResult:
     """Return a destination's settings as its type's struct, or every problem found.
+
+    Args:
+        to_send: whether settings that only sending needs (`NEEDED_TO_SEND` of the struct) have to be there.
 
     Numbers and booleans may be given as text, as RudderStack's dashboard saves them. Values that are
     `Secret` (from the environment) fit any text field.
@@ -94,6 +101,11 @@ def check_config(type_name: str, raw: Mapping[str, Any]) -> ConfigResult:
         return ConfigResult(errors=(("type", f"no destination type `{type_name}`{hint}"),))
     warnings = tuple(item for item in unknown_settings(spec.config, raw) if item[0] not in _COMMON_KEYS)
     result = check_settings(spec.config, raw)
+    if to_send:
+        needed: frozenset[str] = getattr(spec.config, "NEEDED_TO_SEND", frozenset())
+        lacking = tuple((name, _REQUIRED) for name in sorted(needed) if not raw.get(name))
+        if lacking:
+            return ConfigResult(errors=result.errors + lacking, warnings=warnings)
     return msgspec.structs.replace(result, warnings=warnings + result.warnings)
 
 
@@ -115,11 +127,7 @@ def check_settings(struct: type[msgspec.Struct], raw: Mapping[str, Any]) -> Conf
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     given = {key: value for key, value in _plain(raw).items() if key in fields and value is not None}
     errors = [problem for key, value in given.items() if (problem := _field_error(fields[key], value))]
-    errors += [
-        (name, "is missing; it is required")
-        for name, field in fields.items()
-        if field.required and name not in given
-    ]
+    errors += [(name, _REQUIRED) for name, field in fields.items() if field.required and name not in given]
     if errors:
         return ConfigResult(errors=tuple(errors))
     try:

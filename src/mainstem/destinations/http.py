@@ -22,8 +22,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, Request
-from mainstem.destinations.body import form_bytes, json_bytes, quoted, text_of, unless_too_deep, xml_bytes
-from mainstem.destinations.paths import (
+from mainstem.destinations.kit.body import form_bytes, json_bytes, quoted, text_of, xml_bytes
+from mainstem.destinations.kit.paths import (
     MISSING,
     Json,
     PathInvalid,
@@ -38,8 +38,9 @@ from mainstem.destinations.paths import (
     wildcards,
     without_gaps,
 )
-from mainstem.destinations.templates import compile_text, compile_tree, constants, is_template
-from mainstem.destinations.wire import (
+from mainstem.destinations.kit.refuse import settled
+from mainstem.destinations.kit.templates import compile_text, compile_tree, constants, is_template
+from mainstem.destinations.kit.wire import (
     configured_url_error,
     header_error,
     header_secrets,
@@ -339,7 +340,7 @@ def make_mapper(config: Config) -> Mapper:
         sent = b"" if body is MISSING or body == {} else encode(body)
         return (Request(method, url, merged(base, headers) if headers else base, sent, secrets),)
 
-    return unless_too_deep(to_request)
+    return settled(to_request)
 
 
 def _absent(value: Json) -> bool:
@@ -389,4 +390,5 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"}),
     doc_url="https://www.rudderstack.com/docs/destinations/http-webhook/setup-guide/",
     mapper=make_mapper,
+    own_templates=True,
 )

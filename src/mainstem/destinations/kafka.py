@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, StreamMessage
-from mainstem.destinations.body import json_bytes, unless_too_deep
+from mainstem.destinations.kit.body import json_bytes
+from mainstem.destinations.kit.refuse import settled
 from mainstem.events.canonical import Event
 from mainstem.secret import Secret
 
@@ -92,7 +93,7 @@ def make_mapper(config: Config) -> Mapper:
         key = (event.user_id or event.anonymous_id).encode("utf-8", "surrogatepass")
         return (StreamMessage(topic=topic, key=key, value=json_bytes(event.message)),)
 
-    return unless_too_deep(to_messages)
+    return settled(to_messages)
 
 
 def _topic_wanted(integrations: Any) -> str:

@@ -39,10 +39,11 @@ def settings_of(config: type[msgspec.Struct]) -> tuple[Setting, ...]:
     """Return the settings of a type, in the order in which its struct has them."""
     texts = _field_texts(config)
     listed: frozenset[str] = getattr(config, "SECRET_FIELDS", frozenset())
+    needed: frozenset[str] = getattr(config, "NEEDED_TO_SEND", frozenset())
     return tuple(
         Setting(
             name=field.encode_name,
-            required=field.required,
+            required=field.required or field.encode_name in needed,
             default="" if field.required else _default(field),
             secret=field.type is Secret
             or any(name.partition(".")[0] == field.encode_name for name in listed),

@@ -13,7 +13,9 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 
-from mainstem.destinations.base import Payload, Request
+from mainstem.destinations.base import ACCESS_TOKEN, Call, Dialogue, Payload, Request, Skip
+from mainstem.destinations.kit.call import encode
+from mainstem.destinations.kit.dialogue import first_question
 from mainstem.secret import Secret
 
 HIDDEN: Final = "***"
@@ -95,8 +97,12 @@ def rendered(payload: Payload, secrets: Iterable[str] = ()) -> dict[str, Any]:
     A request: method, url, headers (a list of [name, value], in order) and body, bodyText or bodyBase64.
     A message: topic, key, headers and value, valueText or valueBase64. Empty bodies are absent.
     """
+    if isinstance(payload, Dialogue):
+        return _rendered_dialogue(payload, secrets)
+    if isinstance(payload, Call):
+        payload = encode(payload)
     if isinstance(payload, Request):
-        redact = Redactor((*payload.secrets, *secrets))
+        redact = Redactor((*payload.secrets, ACCESS_TOKEN, *secrets))
         return {
             "method": payload.method,
             "url": redact.url(payload.url),
@@ -113,6 +119,16 @@ def rendered(payload: Payload, secrets: Iterable[str] = ()) -> dict[str, Any]:
         ],
         **redact.body(payload.value, "value"),
     }
+
+
+def _rendered_dialogue(payload: Dialogue, secrets: Iterable[str]) -> dict[str, Any]:
+    """Return what is asked first; what is sent follows from the answer, which nobody has here."""
+    step = first_question(payload.start())
+    if isinstance(step, Call):
+        return {"lookUp": rendered(step, secrets)}
+    if isinstance(step, tuple):
+        return {"requests": [rendered(call, secrets) for call in step]}
+    return {"notSent": step.rule if isinstance(step, Skip) else step.reason}
 
 
 def described(payload: Payload, secrets: Iterable[str] = (), *, body_limit: int = 4096) -> str:

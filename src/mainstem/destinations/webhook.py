@@ -18,10 +18,11 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, Request
-from mainstem.destinations.body import flat, json_bytes, quoted, text_of, unless_too_deep
-from mainstem.destinations.paths import MISSING, Json, PathInvalid, Read
-from mainstem.destinations.templates import compile_text, constants, is_template
-from mainstem.destinations.wire import (
+from mainstem.destinations.kit.body import flat, json_bytes, quoted, text_of
+from mainstem.destinations.kit.paths import MISSING, Json, PathInvalid, Read
+from mainstem.destinations.kit.refuse import settled
+from mainstem.destinations.kit.templates import compile_text, constants, is_template
+from mainstem.destinations.kit.wire import (
     configured_url_error,
     header_error,
     header_secrets,
@@ -151,7 +152,7 @@ def make_mapper(config: Config) -> Mapper:
             return (Request(method, with_query(url, flat(_details(message))), headers, b"", secrets),)
         return (Request(method, url, headers, json_bytes(_with_ip(message)), secrets),)
 
-    return unless_too_deep(to_request)
+    return settled(to_request)
 
 
 def _appended(url: str, path: str) -> str:
@@ -193,4 +194,5 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"}),
     doc_url="https://www.rudderstack.com/docs/destinations/webhooks/setup-guide/",
     mapper=make_mapper,
+    own_templates=True,
 )

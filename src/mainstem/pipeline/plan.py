@@ -23,17 +23,16 @@ and mapped for itself: a part that is filtered there is left out, and one that i
 The payloads of all parts are one Send.
 """
 
-import traceback
-from collections.abc import Callable
-from pathlib import PurePath
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
-from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Payload, Refusal, Skip
+from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Payload, Refusal, Skip
 from mainstem.events.canonical import Event
 from mainstem.events.stored import REJECTED
 from mainstem.pipeline.errors import ExpressionInvalid, PlanInvalid
+from mainstem.pipeline.mapping import CompiledMapping
 from mainstem.pipeline.outcome import Dead, Filtered, Outcome, Refused, Send
 from mainstem.pipeline.steps import Step
 from mainstem.pipeline.steps.check_message_type import compile_message_types
@@ -67,6 +66,8 @@ class Way(msgspec.Struct, frozen=True, eq=False):
     """Its transformations."""
     surface: Surface | None = None
     """What they are told of the connection; given with a chain."""
+    facts: Mapping[str, Any] = {}
+    """For `MapContext.metadata`."""
 
 
 class DestinationPlan:
@@ -79,7 +80,7 @@ class DestinationPlan:
         destination: Destination,
         spec: DestinationSpec,
         ways: dict[str, Way | Filtered],
-        mapper: Mapper | None,
+        mapper: CompiledMapping | None,
         check_type: Step,
     ) -> None:
         self.destination = destination
@@ -115,14 +116,8 @@ class DestinationPlan:
         """Return what the mapping makes of an event that passed the rules. Never raises for anything in them."""
         if self._mapper is None:
             return Send(event)
-        context = MapContext(event.received_at_ms, self.destination.id, way.source_name)
-        try:
-            mapped = self._mapper(event, context)
-        except MemoryError:
-            raise  # the machine's trouble, not the event's
-        except Exception as error:  # noqa: BLE001 - a bug in one mapping must not stop the loop, nor lose the event
-            return Dead(_mapping_failed(self.spec.name, error))
-        return self._judge(event, mapped)
+        context = MapContext(event.received_at_ms, self.destination.id, way.source_name, way.facts)
+        return self._judge(event, self._mapper(event, context))
 
     def map_made(self, event: Event, way: Way, made: Made) -> Outcome:
         """Return the outcome of an event that was transformed."""
@@ -187,10 +182,16 @@ def compile_plan(
             _steps(destination, route, shared, check_type=chain is None),
             chain,
             surface(workspace, route.source, destination) if chain is not None else None,
+            {
+                "sourceId": route.source.id,
+                "sourceName": route.source.name,
+                "sourceType": route.source.type,
+                "destinationId": destination.id,
+                "destinationName": destination.name,
+                "destinationType": spec.name,
+            },
         )
-    mapper: Mapper | None = None
-    if spec.mapper is not None:
-        mapper = _made(destination, spec.mapper)
+    mapper = _made(destination, spec) if spec.mapper is not None else None
     return DestinationPlan(destination, spec, ways, mapper, shared.check_type)
 
 
@@ -238,15 +239,8 @@ def _bots(source: Source) -> tuple[Step, ...]:
     return (drop_bots,) if source.bots == "drop" else ()
 
 
-def _made(destination: Destination, make: Callable[[object], Mapper]) -> Mapper:
+def _made(destination: Destination, spec: DestinationSpec) -> CompiledMapping:
     try:
-        return make(destination.config)
+        return CompiledMapping(spec, destination.config, destination.raw_config)
     except Exception as error:
         raise PlanInvalid(destination.id, f"settings: {type(error).__name__}: {error}") from error
-
-
-def _mapping_failed(name: str, error: Exception) -> str:
-    # The class and the place, never the text: it may quote the event or a secret.
-    frames = traceback.extract_tb(error.__traceback__, limit=-1)
-    place = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"the mapping of {name} failed: {type(error).__name__}{place}"

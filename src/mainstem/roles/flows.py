@@ -17,7 +17,7 @@ from mainstem.delivery.stream_attempt import StreamAttempt
 from mainstem.delivery.transport import Transport
 from mainstem.destinations.archive import archive_config
 from mainstem.destinations.base import DestinationSpec, StreamSink
-from mainstem.destinations.body import json_bytes
+from mainstem.destinations.kit.body import json_bytes
 from mainstem.destinations.render import secrets_in
 from mainstem.errors import MainstemError
 from mainstem.events.canonical import Event

@@ -12,7 +12,8 @@ from typing import Final
 from mainstem.clock import Clock
 from mainstem.delivery.item import Burial, Item
 from mainstem.delivery.sender import Sender
-from mainstem.destinations.base import Payload, Request, Skip, StreamMessage
+from mainstem.destinations.base import Call, Dialogue, Payload, Request, Skip, StreamMessage
+from mainstem.destinations.kit.batching import body_length
 from mainstem.events.canonical import Event
 from mainstem.ledger.base import (
     HOUR_MS,
@@ -93,6 +94,10 @@ def _length(payload: Payload) -> int:
             return len(body)
         case StreamMessage(value=value):
             return len(value)
+        case Call(body=call_body):
+            return body_length(payload) if call_body is not None else 0
+        case Dialogue():
+            return 0  # made anew for each attempt
 
 
 def offer(sender: Sender, event: Event, value: bytes, outcome: Outcome) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem.destinations.paths import MISSING, compile_read, parse_path
+from mainstem.destinations.kit.paths import MISSING, compile_read, parse_path
 from mainstem.transformations.ready.edit import check_path, check_writable, compile_edit, put, without
 
 VALUES = st.recursive(

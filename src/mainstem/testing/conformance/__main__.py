@@ -8,13 +8,23 @@ from typing import Any
 
 import msgspec
 
-from mainstem.testing.conformance.user_transformation import FEATURE, Transformer
+from mainstem.testing.conformance import destinations, user_transformation
 from mainstem.transformations.sandbox.runtime import SandboxRuntime
 
 
-async def _answers(vectors: list[dict[str, Any]]) -> dict[str, Any]:
-    transformer = Transformer(vectors, SandboxRuntime)
-    return {vector["id"]: await transformer.answer(vector) for vector in vectors}
+async def _answers(vectors: list[dict[str, Any]], *, trace: bool) -> dict[str, Any]:
+    of_code = [vector for vector in vectors if vector.get("feature") == user_transformation.FEATURE]
+    found: dict[str, Any] = {}
+    if of_code:
+        transformer = user_transformation.Transformer(of_code, SandboxRuntime)
+        found = {vector["id"]: await transformer.answer(vector) for vector in of_code}
+    for vector in vectors:
+        if vector.get("feature") in destinations.FEATURES:
+            unmatched: list[str] = []
+            found[vector["id"]] = destinations.answer(vector, unmatched)
+            if trace:
+                sys.stderr.writelines(f"{vector['id']}: no recorded answer for {one}\n" for one in unmatched)
+    return found
 
 
 def main() -> None:
@@ -22,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
+    parser.add_argument("--trace", action="store_true", help="tell requests that no vector has an answer to")
     arguments = parser.parse_args()
     given = msgspec.json.decode(arguments.source.read_bytes())
-    answers = asyncio.run(_answers([vector for vector in given if vector.get("feature") == FEATURE]))
+    answers = asyncio.run(_answers(given, trace=arguments.trace))
     there = {key: answer for key, answer in answers.items() if answer is not None}
     arguments.target.write_bytes(msgspec.json.encode(there))
     sys.stdout.write(f"{len(answers)} vectors, {len(answers) - len(there)} of them not answered\n")

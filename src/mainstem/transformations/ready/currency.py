@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from mainstem.destinations.paths import MISSING, Json, compile_read, parse_path, without_gaps
+from mainstem.destinations.kit.paths import MISSING, Json, compile_read, parse_path, without_gaps
 from mainstem.transformations.base import About, Change, Dropped, Failed, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools
 from mainstem.transformations.ready.edit import Update, bounded, check_path, check_writable, compile_edit, put

@@ -1,14 +1,22 @@
 """Edits at paths that leave the message they are given alone: part of the kit of ready-made transformations.
 
 A message is shared by many destinations, so an edit copies the objects on the way to what it changes and shares
-all else. The path language is that of the mapping kit (`destinations.paths`): `traits.email`, `$['odd name']`,
+all else. The path language is that of the mapping kit (`destinations.kit.paths`): `traits.email`, `$['odd name']`,
 `properties.products[*].price`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from mainstem.destinations.paths import MISSING, Json, PathInvalid, Step, compile_read, parse_path, wildcards
+from mainstem.destinations.kit.paths import (
+    MISSING,
+    Json,
+    PathInvalid,
+    Step,
+    compile_read,
+    parse_path,
+    wildcards,
+)
 from mainstem.transformations.base import About, Change, Failed, Result
 
 Update = Callable[[Json], Json]

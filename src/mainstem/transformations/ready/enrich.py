@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mainstem.destinations.paths import MISSING, compile_read, parse_path
+from mainstem.destinations.kit.paths import MISSING, compile_read, parse_path
 from mainstem.events.user_agent import described
 from mainstem.transformations.base import About, Change, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools

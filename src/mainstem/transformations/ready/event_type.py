@@ -4,9 +4,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from mainstem.destinations.body import text_of
-from mainstem.destinations.paths import MISSING, PathInvalid
-from mainstem.destinations.templates import compile_text
+from mainstem.destinations.kit.body import text_of
+from mainstem.destinations.kit.paths import MISSING, PathInvalid
+from mainstem.destinations.kit.templates import compile_text
 from mainstem.events.canonical import id_text
 from mainstem.events.names import NAMED_TYPES, name_matcher
 from mainstem.transformations.base import About, Change, Failed, Kept, Result

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from mainstem.destinations.body import json_bytes
-from mainstem.destinations.paths import MISSING, Json, PathInvalid, compile_read, parse_path
-from mainstem.destinations.templates import compile_tree
+from mainstem.destinations.kit.body import json_bytes
+from mainstem.destinations.kit.paths import MISSING, Json, PathInvalid, compile_read, parse_path
+from mainstem.destinations.kit.templates import compile_tree
 from mainstem.transformations.base import About, Change, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools
 from mainstem.transformations.ready.edit import (

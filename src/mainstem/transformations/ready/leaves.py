@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 from typing import Any, Final
 
-from mainstem.destinations.paths import MISSING, Json, Step, parse_path
+from mainstem.destinations.kit.paths import MISSING, Json, Step, parse_path
 from mainstem.transformations.base import About, Change, Failed, Kept, Result
 from mainstem.transformations.ready.edit import check_path, compile_edit
 

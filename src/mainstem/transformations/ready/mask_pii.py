@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, NamedTuple, final
 import msgspec
 import phonenumbers
 
-from mainstem.destinations.paths import Step, parse_path
+from mainstem.destinations.kit.paths import Step, parse_path
 from mainstem.secret import Secret
 from mainstem.transformations.base import About, Change, Failed, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, TextChange, Tools

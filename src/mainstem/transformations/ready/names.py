@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from mainstem.destinations.paths import MISSING, compile_read, parse_path
+from mainstem.destinations.kit.paths import MISSING, compile_read, parse_path
 from mainstem.transformations.base import About, Change, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools
 from mainstem.transformations.ready.edit import check_writable, compile_edit, first_text, put, without

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mainstem.destinations.paths import parse_path
+from mainstem.destinations.kit.paths import parse_path
 from mainstem.transformations.base import About, Change, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, Tools
 from mainstem.transformations.ready.edit import check_path, compile_edit, without

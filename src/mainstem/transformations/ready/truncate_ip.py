@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from mainstem.destinations.paths import Json, parse_path
+from mainstem.destinations.kit.paths import Json, parse_path
 from mainstem.transformations.base import About, Change, Kept, Result
 from mainstem.transformations.ready.base import ReadySpec, TextChange, Tools
 from mainstem.transformations.ready.edit import check_path, compile_edit

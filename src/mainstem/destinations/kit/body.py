@@ -13,9 +13,6 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from mainstem.destinations.base import MapContext, Mapped, Mapper, Refusal
-from mainstem.events.canonical import Event
-
 Json = Any
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -28,18 +25,6 @@ _FIRST: Final = (
 )
 _NOT_IN_NAME: Final = re.compile(f"[^{_FIRST}0-9.\xb7\u0300-\u036f\u203f-\u2040-]")
 _NOT_FIRST: Final = re.compile(f"^[^{_FIRST}]")
-
-
-def unless_too_deep(mapper: Mapper) -> Mapper:
-    """Return the mapping with an event nested beyond what Python follows as a Refusal."""
-
-    def guarded(event: Event, context: MapContext) -> Mapped:
-        try:
-            return mapper(event, context)
-        except RecursionError:
-            return Refusal("the event is nested too deeply")
-
-    return guarded
 
 
 def json_bytes(value: Json) -> bytes:

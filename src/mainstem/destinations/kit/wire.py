@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mainstem.destinations.body import quoted
-from mainstem.destinations.paths import PathInvalid
-from mainstem.destinations.templates import compile_text
+from mainstem.destinations.kit.body import quoted
+from mainstem.destinations.kit.paths import PathInvalid
+from mainstem.destinations.kit.templates import compile_text
 
 Headers = tuple[tuple[str, str], ...]
 

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from mainstem.destinations.body import text_of
-from mainstem.destinations.paths import (
+from mainstem.destinations.kit.body import text_of
+from mainstem.destinations.kit.paths import (
     MISSING,
     Json,
     PathInvalid,

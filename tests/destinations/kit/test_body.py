@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem.destinations.body import flat, form_bytes, json_bytes, quoted, xml_bytes, xml_name
+from mainstem.destinations.kit.body import flat, form_bytes, json_bytes, quoted, xml_bytes, xml_name
 
 
 @pytest.mark.parametrize(

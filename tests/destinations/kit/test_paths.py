@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mainstem.destinations.paths import (
+from mainstem.destinations.kit.paths import (
     MISSING,
     PathInvalid,
     compile_read,

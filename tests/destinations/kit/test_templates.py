@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from mainstem.destinations.body import quoted
-from mainstem.destinations.paths import MISSING, PathInvalid
-from mainstem.destinations.templates import compile_text, compile_tree, constants
+from mainstem.destinations.kit.body import quoted
+from mainstem.destinations.kit.paths import MISSING, PathInvalid
+from mainstem.destinations.kit.templates import compile_text, compile_tree, constants
 
 EVENT: dict[str, Any] = {
     "a": "x",

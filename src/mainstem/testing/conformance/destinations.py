@@ -1,0 +1,233 @@
+"""Destinations in the shapes of RudderStack's transformer: a vector's input in, its answer out.
+
+vector -> **this** -> the mapping, batching and reading of answers that delivery uses -> answer. Look-ups are answered
+from the vector's recorded exchanges. What a vector expects is never read.
+"""
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mainstem.destinations.base import (
+    Batch,
+    DestinationSpec,
+    Dialogue,
+    MapContext,
+    Payload,
+    Refusal,
+    Retry,
+    Skip,
+    Unit,
+)
+from mainstem.destinations.catalog import check_config, find_spec
+from mainstem.destinations.kit.batching import alone
+from mainstem.destinations.kit.dialogue import drive
+from mainstem.events.canonical import Event
+from mainstem.pipeline.mapping import CompiledMapping
+from mainstem.pipeline.steps.check_message_type import compile_message_types
+from mainstem.testing.conformance.exchanges import Exchanges
+from mainstem.testing.conformance.shapes import call_of, event_of, failure_of, now_of, output_of
+
+FEATURES: Final = frozenset(("processor", "router", "batch"))
+PARTNER: Final = "RudderStack"
+"""Who the vectors' requests say has sent them."""
+Json = Any
+Answer = dict[str, Json]
+End = Refusal | Skip | Retry
+
+_NO_SUCH_TYPE: Final = Refusal("no such destination type")
+_NO_EVENT: Final = Refusal("the message is not an object")
+
+
+class _Desk:
+    """One vector being answered."""
+
+    def __init__(self, vector: Mapping[str, Json], spec: DestinationSpec) -> None:
+        self.spec = spec
+        self.now_ms = now_of(vector)
+        pinned = (vector.get("pins") or {}).get("uuid")
+        self.fixed_id = str(pinned[0] if isinstance(pinned, list) and pinned else pinned or "")
+        self.exchanges = Exchanges(vector.get("http") or [])
+        self._mappings: dict[bytes, tuple[CompiledMapping, Any] | Refusal] = {}
+
+    def mapping_of(self, destination: Mapping[str, Json]) -> tuple[CompiledMapping, Any] | Refusal:
+        """Return the mapping for a destination's settings, and the settings; or what is wrong with them."""
+        raw = destination.get("Config") or {}
+        key = msgspec.json.encode(raw)
+        found = self._mappings.get(key)
+        if found is None:
+            checked = check_config(self.spec.name, raw, to_send=False)
+            if checked.errors:
+                path, text = checked.errors[0]
+                found = Refusal(f"`{path}` {text}")
+            else:
+                dynamic = destination.get("hasDynamicConfig") is not False
+                found = CompiledMapping(self.spec, checked.config, raw if dynamic else None), checked.config
+            self._mappings[key] = found
+        return found
+
+    def map(self, item: Mapping[str, Json]) -> tuple[Event, tuple[Payload, ...]] | End:
+        """Return what one event becomes."""
+        destination = item.get("destination") or {}
+        metadata = item.get("metadata") or {}
+        event = event_of(item.get("message"), metadata, self.now_ms)
+        if event is None:
+            return _NO_EVENT
+        mapping = self.mapping_of(destination)
+        if isinstance(mapping, Refusal):
+            return mapping
+        wrong_type = compile_message_types(self.spec.message_types, ())(event)
+        if wrong_type is not None:
+            return Skip(f"message type not supported: {event.type or 'none'}")
+        context = MapContext(
+            self.now_ms,
+            str(destination.get("ID") or ""),
+            metadata=metadata,
+            secret=metadata.get("secret") or {},
+            connection=item.get("connection") or {},
+            partner=PARTNER,
+            fixed_id=self.fixed_id,
+        )
+        mapped = mapping[0](event, context)
+        if not isinstance(mapped, tuple):
+            return mapped
+        payloads: list[Payload] = []
+        for payload in mapped:
+            if isinstance(payload, Dialogue):
+                ended = drive(payload.start(), self.exchanges.ask)
+                if not isinstance(ended, tuple):
+                    return ended
+                payloads.extend(ended)
+            else:
+                payloads.append(payload)
+        return (event, tuple(payloads)) if payloads else Skip("nothing to send")
+
+
+def answer(vector: Mapping[str, Json], unmatched: list[str] | None = None) -> Answer | None:
+    """Return the answer to a vector; None for a destination type that is not there.
+
+    Args:
+        unmatched: requests that the vector has no recorded answer for are added here.
+    """
+    spec = find_spec(str(vector["destination"]))
+    if spec is None or spec.mapper is None:
+        return None
+    desk = _Desk(vector, spec)
+    try:
+        body = _body(desk, vector)
+    except Exception as error:  # noqa: BLE001 - one vector's trouble must not cost the others their answers
+        sys.stderr.write(f"{vector['id']}: {traceback.format_exc()}")
+        return {"status": 500, "error": type(error).__name__}
+    if unmatched is not None:
+        unmatched += desk.exchanges.unmatched
+    return {"status": 200, "body": body}
+
+
+def _body(desk: _Desk, vector: Mapping[str, Json]) -> Json:
+    if vector["feature"] == "processor":
+        return _processed(desk, vector["input"]["body"])
+    given = vector["input"]["body"]
+    items = _routed(desk, given["input"], vector["input"].get("headers") or {})
+    return {"output": items} if vector["feature"] == "router" else items
+
+
+def _processed(desk: _Desk, given: Json) -> list[Json]:
+    items = given
+    if isinstance(given, dict):  # x-content-format: json+compactedv1
+        items = [
+            {
+                **item,
+                "destination": given["destinations"][item["metadata"]["destinationId"]],
+                "connection": (given.get("connections") or {}).get(
+                    f"{item['metadata'].get('sourceId')}:{item['metadata']['destinationId']}"
+                ),
+            }
+            for item in given["input"]
+        ]
+    answers: list[Json] = []
+    for item in items:
+        metadata = item.get("metadata")
+        made = desk.map(item)
+        if isinstance(made, tuple):
+            answers += [
+                {"output": output_of(payload, processor=True), "metadata": metadata, "statusCode": 200}
+                for payload in made[1]
+            ]
+        else:
+            answers.append({**failure_of(made), "metadata": metadata})
+    return answers
+
+
+def _routed(desk: _Desk, given: Sequence[Json], headers: Mapping[str, str]) -> list[Json]:
+    secret = headers.get("oauth-secret")
+    groups: dict[bytes, list[Json]] = {}
+    for item in given:
+        if secret:
+            item = {
+                **item,
+                "metadata": {**(item.get("metadata") or {}), "secret": msgspec.json.decode(secret)},
+            }
+        destination = item.get("destination") or {}
+        metadata = item.get("metadata") or {}
+        key = msgspec.json.encode(
+            [destination.get("ID"), metadata.get("sourceJobId"), destination.get("Config")], order="sorted"
+        )
+        groups.setdefault(key, []).append(item)
+    return [answer for items in groups.values() for answer in _group(desk, items)]
+
+
+def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
+    answers: list[Json] = []
+    units: list[Unit] = []
+    places: list[Json] = []
+    for item in items:
+        message = item.get("message")
+        if isinstance(message, dict) and message.get("statusCode"):
+            made: Any = (event_of({}, {}, desk.now_ms), (call_of(message),))
+        else:
+            made = desk.map(item)
+        if not isinstance(made, tuple):
+            answers.append(_failed(made, [item.get("metadata")]))
+            continue
+        event, payloads = made
+        units.append(Unit(len(units), payloads, event))
+        places.append(item)
+    if not units:
+        return answers
+    mapping = desk.mapping_of(items[0].get("destination") or {})
+    for batch in _batches(desk, mapping, units):
+        metadata = [places[index].get("metadata") for index in batch.units]
+        if batch.refusal is not None:
+            answers.append(_failed(batch.refusal, metadata))
+            continue
+        calls = [output_of(call, processor=False) for call in batch.calls]
+        answers.append(
+            {
+                "batchedRequest": calls if batch.many or len(calls) != 1 else calls[0],
+                "metadata": metadata,
+                "batched": batch.batched,
+                "statusCode": 200,
+                "destination": places[batch.units[0]].get("destination"),
+            }
+        )
+    return answers
+
+
+def _batches(desk: _Desk, mapping: Any, units: Sequence[Unit]) -> Sequence[Batch]:
+    if desk.spec.batcher is None or isinstance(mapping, Refusal):
+        return [alone(unit) for unit in units]
+    made = desk.spec.batcher(mapping[1])(units)
+    if isinstance(made, Sequence):
+        return made
+    ended = drive(made, desk.exchanges.ask)
+    if isinstance(ended, Sequence):
+        return ended
+    refusal = ended if isinstance(ended, Refusal) else Refusal(str(failure_of(ended)["error"]), ended.status)
+    return [Batch((), tuple(unit.index for unit in units), refusal=refusal)]
+
+
+def _failed(end: End, metadata: list[Json]) -> Json:
+    return {**failure_of(end), "metadata": metadata, "batched": False}

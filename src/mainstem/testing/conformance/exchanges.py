@@ -1,0 +1,87 @@
+"""The recorded exchanges of a vector, played back: a request is answered by the first unused exchange that is equal.
+
+Equal means method, URL, query parameters and body, as FORMAT.md has it; headers don't count.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from mainstem.destinations.base import Answer, Call
+from mainstem.destinations.kit.body import text_of
+
+Json = Any
+
+
+class Exchanges:
+    """Answers look-ups and deliveries."""
+
+    def __init__(self, recorded: Sequence[Mapping[str, Json]]) -> None:
+        self._left = list(recorded)
+        self.unmatched: list[str] = []
+        """Requests that nobody had recorded, for people who look for the reason of a difference."""
+
+    def ask(self, call: Call) -> Answer:
+        """Return the recorded answer; a request nobody recorded is one to a host that is not there."""
+        asked = _canonical(call.method, call.url, call.params, call.body.value if call.body else None)
+        for exchange in self._left:
+            request = exchange["request"]
+            recorded = _canonical(
+                request.get("method", "GET"),
+                request.get("url", ""),
+                request.get("params") or {},
+                request.get("data"),
+            )
+            if asked == recorded:
+                self._left.remove(exchange)
+                return _answer(exchange)
+        self.unmatched.append(f"{asked}")
+        return Answer(0, error="ENOTFOUND")
+
+
+def _answer(exchange: Mapping[str, Json]) -> Answer:
+    response = exchange.get("response")
+    if response is None:
+        error = exchange.get("error") or {}
+        return Answer(0, error=str(error.get("code") or error.get("message") or "no answer"))
+    headers = {str(key).lower(): text_of(value) for key, value in (response.get("headers") or {}).items()}
+    return Answer(int(response.get("status") or 200), response.get("data"), headers)
+
+
+def _canonical(method: str, url: str, params: Mapping[str, Json], data: Json) -> tuple[Json, ...]:
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    query += [(key, text_of(value)) for key, value in params.items() if value is not None]
+    return (
+        method.upper(),
+        parts._replace(query="", fragment="").geturl(),
+        sorted(query),
+        _body(data),
+    )
+
+
+def _body(data: Json) -> Json:
+    if isinstance(data, str):
+        stripped = data.strip()
+        if stripped[:1] in ("{", "["):
+            try:
+                return _plain(msgspec.json.decode(stripped))
+            except msgspec.DecodeError:
+                return data
+        if "=" in data and "<" not in data:
+            return sorted(parse_qsl(data, keep_blank_values=True))
+        return data or None
+    return _plain(data) if data else None
+
+
+def _plain(value: Json) -> Json:
+    """Return a value with numbers as JavaScript has them: 1.0 is 1."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,7 @@
+"""See `run`."""
+
+import sys
+
+from tests.conformance.run import main
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""Answers the open vectors with the product's code and scores them with the vectors' own tool.
+
+`python -m tests.conformance [NAME …] [-v]` prints the table; `-v` also each failure's first difference.
+The vectors lie in `../shared/vectors`; where they are not, there is nothing to run, and that is said.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from mainstem.testing.conformance import destinations
+
+ROOT = Path(__file__).parents[2]
+VECTORS = ROOT.parent / "shared" / "vectors"
+FOLDERS = ("processor", "router", "batch", "replay/processor", "replay/router")
+
+
+def there() -> bool:
+    """Tell whether the vectors are."""
+    return (VECTORS / "tools" / "score.py").exists()
+
+
+def _score() -> ModuleType:
+    tools = str(VECTORS / "tools")
+    if tools not in sys.path:
+        sys.path.insert(0, tools)
+    import score  # type: ignore[import-not-found]
+
+    found: ModuleType = score
+    return found
+
+
+class Line:
+    """One destination's result in one feature."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.passed = 0
+        self.failures: list[tuple[str, str, str]] = []
+        """(vector id, its name, the first difference)."""
+
+
+def names_there() -> list[str]:
+    """Return every destination that has vectors."""
+    return sorted({path.stem for folder in FOLDERS for path in (VECTORS / "open" / folder).glob("*.json")})
+
+
+def run(names: list[str]) -> dict[tuple[str, str], Line]:
+    """Return the result of each destination and feature; a destination we have not scores nothing."""
+    score = _score()
+    results: dict[tuple[str, str], Line] = {}
+    for name in names:
+        for folder in FOLDERS:
+            path = VECTORS / "open" / folder / f"{name}.json"
+            if not path.exists():
+                continue
+            line = results.setdefault((name, folder), Line())
+            for vector in msgspec.json.decode(path.read_bytes()):
+                line.total += 1
+                unmatched: list[str] = []
+                # As the tool writes and the scorer reads them: through JSON.
+                answer: Any = json.loads(json.dumps(_answer(vector, unmatched)))
+                differences: list[str] = []
+                if answer is not None and score.passed(vector, answer, differences):
+                    line.passed += 1
+                else:
+                    why = "not answered" if answer is None else (differences or ["?"])[0]
+                    why += "".join(f"\n      no recorded answer for {one}" for one in unmatched)
+                    line.failures.append((vector["id"], vector.get("name", ""), why))
+    return results
+
+
+def _answer(vector: Any, unmatched: list[str]) -> Any:
+    answer = destinations.answer(vector, unmatched)
+    return None if answer is None else msgspec.to_builtins(answer)
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table."""
+    verbose = "-v" in arguments
+    if not there():
+        sys.stdout.write(f"no vectors at {VECTORS}: nothing was checked\n")
+        return 1
+    names = [name for name in arguments if not name.startswith("-")] or names_there()
+    total: Counter[str] = Counter()
+    for (name, folder), line in run(names).items():
+        sys.stdout.write(f"{name:40} {folder:18} {line.passed:4}/{line.total}\n")
+        total["passed"] += line.passed
+        total["total"] += line.total
+        if verbose:
+            for vector_id, title, why in line.failures:
+                sys.stdout.write(f"    {vector_id} | {title[:60]} | {why[:400]}\n")
+    share = 100 * total["passed"] / max(1, total["total"])
+    sys.stdout.write(f"{'total':59} {total['passed']:4}/{total['total']}  {share:.1f} %\n")
+    return 0
