@@ -13,14 +13,18 @@ from typing import Any, Final, Literal, Protocol, get_args, get_origin, runtime_
 
 import msgspec
 
-from mainstem.destinations.base import DestinationSpec
+from mainstem.destinations.base import DestinationSpec, OAuthGrant
 from mainstem.secret import Secret
 
 _OURS: Final = {
     "ARCHIVE": "mainstem.destinations.archive:SPEC",
     "AZURE_BLOB": "mainstem.destinations.archive:AZURE_BLOB",
     "DIGITAL_OCEAN_SPACES": "mainstem.destinations.archive:DIGITAL_OCEAN_SPACES",
+    "FACEBOOK_CONVERSIONS": "mainstem.destinations.facebook_conversions:SPEC",
+    "FACEBOOK_PIXEL": "mainstem.destinations.facebook_pixel:SPEC",
+    "GA4": "mainstem.destinations.ga4:SPEC",
     "GCS": "mainstem.destinations.archive:GCS",
+    "HS": "mainstem.destinations.hs:SPEC",
     "HTTP": "mainstem.destinations.http:SPEC",
     "KAFKA": "mainstem.destinations.kafka:SPEC",
     "KEEN": "mainstem.destinations.keen:SPEC",
@@ -45,6 +49,9 @@ _COMMON_KEYS: Final = frozenset(
 )
 
 
+OAUTH: Final = "oauth"
+"""The setting with a destination's `OAuthGrant`."""
+OAUTH_SECRETS: Final = frozenset({f"{OAUTH}.clientSecret", f"{OAUTH}.refreshToken"})
 _REQUIRED: Final = "is missing; it is required"
 
 
@@ -99,14 +106,36 @@ def check_config(type_name: str, raw: Mapping[str, Any], *, to_send: bool = True
         close = difflib.get_close_matches(type_name.upper(), names(), n=1)
         hint = f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(names())}"
         return ConfigResult(errors=(("type", f"no destination type `{type_name}`{hint}"),))
-    warnings = tuple(item for item in unknown_settings(spec.config, raw) if item[0] not in _COMMON_KEYS)
+    known = _COMMON_KEYS | {OAUTH} if spec.oauth is not None else _COMMON_KEYS
+    warnings = tuple(item for item in unknown_settings(spec.config, raw) if item[0] not in known)
     result = check_settings(spec.config, raw)
     if to_send:
-        needed: frozenset[str] = getattr(spec.config, "NEEDED_TO_SEND", frozenset())
-        lacking = tuple((name, _REQUIRED) for name in sorted(needed) if not raw.get(name))
+        lacking = _lacking(spec, raw)
         if lacking:
             return ConfigResult(errors=result.errors + lacking, warnings=warnings)
     return msgspec.structs.replace(result, warnings=warnings + result.warnings)
+
+
+def _lacking(spec: DestinationSpec, raw: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return what only sending needs and is not there, or not right."""
+    needed: frozenset[str] = getattr(spec.config, "NEEDED_TO_SEND", frozenset())
+    lacking = [(name, _REQUIRED) for name in sorted(needed) if not raw.get(name)]
+    if spec.oauth is not None:
+        given = raw.get(OAUTH)
+        if isinstance(given, Mapping):
+            lacking += [(f"{OAUTH}.{path}", text) for path, text in check_settings(OAuthGrant, given).errors]
+        else:
+            lacking.append((OAUTH, f"{_REQUIRED}: clientId, clientSecret and refreshToken"))
+    return tuple(lacking)
+
+
+def oauth_grant(raw: Mapping[str, Any]) -> OAuthGrant | None:
+    """Return what a destination's settings give for OAuth; None without."""
+    given = raw.get(OAUTH)
+    grant: OAuthGrant | None = (
+        check_settings(OAuthGrant, given).config if isinstance(given, Mapping) else None
+    )
+    return grant
 
 
 def unknown_settings(struct: type[msgspec.Struct], raw: Mapping[str, Any]) -> list[tuple[str, str]]:
