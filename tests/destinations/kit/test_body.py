@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainstem.destinations.kit.body import flat, form_bytes, json_bytes, quoted, xml_bytes, xml_name
+from mainstem.destinations.kit.body import (
+    JsonTexts,
+    flat,
+    form_bytes,
+    json_bytes,
+    quoted,
+    xml_bytes,
+    xml_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +36,13 @@ def test_form_fields() -> None:
     body = {"a b": "c&d", "n": 1, "none": None, "o": {"k": "ü"}, "l": [1], "t": True}
     assert form_bytes(body) == b"a+b=c%26d&n=1&o=%7B%22k%22%3A%22%C3%BC%22%7D&l=%5B1%5D&t=true"
     assert form_bytes([1]) == b"body=%5B1%5D"
+
+
+def test_texts_that_are_json_are_sent_as_what_they_say() -> None:
+    assert parse_qsl(form_bytes({"data": JsonTexts(['{"a":"x"}', "1"])}).decode()) == [
+        ("data", '[{"a":"x"},1]')
+    ]
+    assert parse_qsl(form_bytes({"data": ['{"a":"x"}']}).decode()) == [("data", '["{\\"a\\":\\"x\\"}"]')]
 
 
 def test_xml() -> None:

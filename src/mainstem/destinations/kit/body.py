@@ -48,14 +48,22 @@ def text_of(value: Json) -> str:
     return value if isinstance(value, str) else json_bytes(value).decode()
 
 
+class JsonTexts(list[str]):
+    """A form field's texts, each of them JSON already: sent as one array of what they say, not as an array of texts."""
+
+
 def form_bytes(value: Json) -> bytes:
     """Return an object as `application/x-www-form-urlencoded`: one field a member, nested values as JSON text.
 
     Null members are left out. Anything but an object becomes the single field `body`.
     """
     fields = value if isinstance(value, Mapping) else {"body": value}
-    pairs = [(key, text_of(item)) for key, item in fields.items() if item is not None]
+    pairs = [(key, _field_text(item)) for key, item in fields.items() if item is not None]
     return urlencode(pairs, errors="replace").encode("ascii")
+
+
+def _field_text(value: Json) -> str:
+    return f"[{','.join(value)}]" if isinstance(value, JsonTexts) else text_of(value)
 
 
 def xml_bytes(value: Json, root: str) -> bytes:
