@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from mainstem.ledger.base import (
+    MOST_REMARKS,
     CountKey,
     DeadFilter,
     DeadLetter,
@@ -16,6 +17,7 @@ from mainstem.ledger.base import (
     Parked,
     ParkedResult,
     Position,
+    Remark,
     Replay,
     Settlement,
 )
@@ -114,6 +116,29 @@ async def test_settle_moves_everything_together(ledger: Ledger) -> None:
     assert await ledger.counts(CURSOR) == {DELIVERED: 3, CountKey("site", 1, "dead", "http 400"): 1}
     assert await ledger.parked(CURSOR) == [parked("u1", 2)]
     assert [found for _, found in await ledger.dead(DeadFilter())] == [letter("u2", 3)]
+
+
+async def test_remarks_are_kept_with_the_step_that_made_them(ledger: Ledger) -> None:
+    await ledger.open_cursor(CURSOR, {0: 0})
+    remark = Remark(cursor=CURSOR, source_id="site", message_id="m1", at_ms=9, text="`age` was ignored")
+    later = msgspec.structs.replace(remark, at_ms=10, text="again")
+    await ledger.settle([step(0, 2, counts={DELIVERED: 1}, park=[parked("u1", 1)], remarks=[remark])])
+    done = ParkedResult(parked=parked("u1", 1), fate="delivered", remark=later)
+    await ledger.finish_parked([done, done])  # the second time there is nothing to finish
+    assert await ledger.remarks(CURSOR, "m1") == [remark, later]
+    assert await ledger.remarks(CURSOR, "m2") == await ledger.remarks("other", "m1") == []
+
+
+async def test_only_the_last_remarks_are_kept(ledger: Ledger) -> None:
+    await ledger.open_cursor(CURSOR, {0: 0})
+    many = [
+        Remark(cursor=CURSOR, source_id="site", message_id=f"m{n}", at_ms=n, text="")
+        for n in range(MOST_REMARKS + 1)
+    ]
+    await ledger.settle([step(0, 1, remarks=many)])
+    assert await ledger.remarks(CURSOR, "m0") == []
+    assert await ledger.remarks(CURSOR, "m1") == [many[1]]
+    assert await ledger.remarks(CURSOR, f"m{MOST_REMARKS}") == [many[-1]]
 
 
 @pytest.mark.parametrize("from_offset", [0, 2])

@@ -76,7 +76,7 @@ async def test_a_flaky_server(seed: int, sink: Sink, transport: PyreqwestTranspo
         )
 
     sink.script = misbehave
-    attempt = HttpAttempt(transport, timeout_s=2.0)
+    attempt = HttpAttempt(transport, timeout_s=2.0, clock=SystemClock())
     policies = policy(park_after_attempts=3, breaker_failures=8, breaker_open_s=0.005)
     one = sender(attempt, ledger, policies)
     await begin(one, ledger)
@@ -98,7 +98,9 @@ async def test_a_stubborn_user_holds_nobody_up(
         return 500 if user_of(request) == "sick" and not healed.is_set() else 200
 
     sink.script = misbehave
-    one = sender(HttpAttempt(transport, timeout_s=2.0), ledger, policy(park_after_attempts=2))
+    one = sender(
+        HttpAttempt(transport, timeout_s=2.0, clock=SystemClock()), ledger, policy(park_after_attempts=2)
+    )
     await begin(one, ledger)
     for offset in range(100):
         one.offer(item(offset, "sick" if offset % 5 == 0 else f"u{offset % 4}", url=sink.url))
@@ -113,7 +115,11 @@ async def test_a_dead_server_that_comes_back(
     sink: Sink, transport: PyreqwestTransport, ledger: Ledger
 ) -> None:
     await sink.stop()
-    one = sender(HttpAttempt(transport, timeout_s=2.0), ledger, policy(breaker_failures=3, max_attempts=5))
+    one = sender(
+        HttpAttempt(transport, timeout_s=2.0, clock=SystemClock()),
+        ledger,
+        policy(breaker_failures=3, max_attempts=5),
+    )
     await begin(one, ledger)
     for offset in range(30):
         one.offer(item(offset, f"u{offset % 3}", url=sink.url))
@@ -134,7 +140,7 @@ async def test_silence_is_timed_out_and_tried_again(
     sink: Sink, transport: PyreqwestTransport, ledger: Ledger
 ) -> None:
     sink.script = in_turn(user_of, {"u0": [Never(), 200]})
-    one = sender(HttpAttempt(transport, timeout_s=0.1), ledger)
+    one = sender(HttpAttempt(transport, timeout_s=0.1, clock=SystemClock()), ledger)
     await begin(one, ledger)
     for offset in range(4):
         one.offer(item(offset, f"u{offset % 2}", url=sink.url))
@@ -151,7 +157,9 @@ async def test_a_restart_in_the_middle_goes_on(
     sink.script = lambda request: rng.choice((200, 500))
     offset = 0
     for _ in range(4):
-        one = sender(HttpAttempt(transport, timeout_s=2.0), ledger, policy(park_after_attempts=2))
+        one = sender(
+            HttpAttempt(transport, timeout_s=2.0, clock=SystemClock()), ledger, policy(park_after_attempts=2)
+        )
         offset = (await begin(one, ledger))[0].next_offset
         seen = sink.count
         while offset < 200:
@@ -162,7 +170,7 @@ async def test_a_restart_in_the_middle_goes_on(
         books = await totals(ledger)
         assert books["settled"] == books["delivered"] + books["parked"]
     sink.script = None
-    last = sender(HttpAttempt(transport, timeout_s=2.0), ledger)
+    last = sender(HttpAttempt(transport, timeout_s=2.0, clock=SystemClock()), ledger)
     for at in range((await begin(last, ledger))[0].next_offset, 200):
         last.offer(item(at, f"u{at % 10}", url=sink.url))
     await settled(last, ledger, 200)
@@ -176,7 +184,7 @@ async def test_requests_that_were_accepted_are_not_repeated(
     sink: Sink, transport: PyreqwestTransport, ledger: Ledger
 ) -> None:
     sink.script = in_turn(lambda request: request.path, {"/1": [500, 500, 200]})
-    one = sender(HttpAttempt(transport, timeout_s=2.0), ledger)
+    one = sender(HttpAttempt(transport, timeout_s=2.0, clock=SystemClock()), ledger)
     await begin(one, ledger)
     one.offer(item(0, "u", url=sink.url, payloads=3))
     await settled(one, ledger, 1)

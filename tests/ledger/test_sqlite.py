@@ -116,6 +116,21 @@ async def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
         await open_ledger(newer)
 
 
+async def test_a_ledger_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+    old = tmp_path / "old.db"
+    ledger = await open_ledger(old)
+    await ledger.open_cursor("hook", {0: 3})
+    await ledger.close()
+    db = apsw.Connection(str(old))
+    db.execute("DROP TABLE remark")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    ledger = await open_ledger(old)
+    assert await ledger.positions("hook") == {0: Position(3, 3)}
+    assert await ledger.remarks("hook", "m1") == []
+    await ledger.close()
+
+
 async def test_a_closed_ledger_says_so(tmp_path: Path) -> None:
     ledger = await open_ledger(tmp_path / "ledger.db")
     await ledger.close()

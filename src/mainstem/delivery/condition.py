@@ -7,13 +7,14 @@ when is it given up?). It holds the breaker, the pacer, and what people are told
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, get_args
 
 from mainstem.clock import Clock
 from mainstem.delivery.breaker import Breaker
 from mainstem.delivery.item import Attempt, Item
 from mainstem.delivery.pacer import Pacer
-from mainstem.destinations.base import Delivery, Rejected, Retry
+from mainstem.destinations.base import Acceptance, Delivered, Delivery, Rejected, Retry
+from mainstem.destinations.render import cut
 from mainstem.telemetry import metrics
 from mainstem.telemetry.log import logger
 from mainstem.workspace.model import DeliveryPolicy
@@ -22,6 +23,7 @@ _log = logger(__name__)
 
 WINDOW_OVER: Final = "retry window over"
 ATTEMPTS_OVER: Final = "attempts used up"
+_REMARK_LIMIT: Final = 512
 
 
 class Condition:
@@ -64,6 +66,9 @@ class Condition:
         self._count_delivered = metrics.ATTEMPTS.labels(destination_id, "delivered").inc
         self._count_retry = metrics.ATTEMPTS.labels(destination_id, "retry").inc
         self._count_rejected = metrics.ATTEMPTS.labels(destination_id, "rejected").inc
+        self._count_acceptance = {
+            how: metrics.ACCEPTED.labels(destination_id, how).inc for how in get_args(Acceptance)
+        }
         self._observe_delay = metrics.DELIVERY_DELAY_SECONDS.labels(destination_id).observe
         self.observe_attempt = metrics.ATTEMPT_SECONDS.labels(destination_id).observe
 
@@ -113,9 +118,12 @@ class Condition:
 
     # ------------------------------------------------------------ what an attempt tells
 
-    def delivered(self, item: Item, now: float) -> None:
+    def delivered(self, item: Item, result: Delivered, now: float) -> None:
         """The destination took an event."""
         self._count_delivered()
+        self._count_acceptance[result.acceptance]()
+        if result.warning:
+            item.warning = cut(result.warning, _REMARK_LIMIT)
         if self.calm:
             self._answered = True
             self.breaker.answered(0)
@@ -127,6 +135,10 @@ class Condition:
         self.last_success = now
         self.last_delivered_ms = now_ms
         self._observe_delay((now_ms - item.event.received_at_ms) / 1000)
+
+    def skipped(self) -> None:
+        """A look-up was answered, and there was nothing to send."""
+        self._alive()
 
     def rejected(self, item: Item, result: Rejected) -> None:
         """The destination will never take an event; its last request and the answer are noted in it."""

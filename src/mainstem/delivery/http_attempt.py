@@ -1,58 +1,323 @@
-"""An attempt by HTTP: the requests of an event, one after the other, through the transport."""
+"""An attempt by HTTP: what events became, sent through the transport, and what the answers mean.
+
+lanes -> **attempt** -> transport. In three steps: dialogues are held (look-ups), events are put together where the
+destination takes batches, requests are sent one after the other. Each event has one result.
+
+Order in a batching destination
+-------------------------------
+A vendor's batching may sort events by endpoint, which could send a user's second event before the first. So the
+events of an attempt are taken in *rounds*: as many from the front as the batching keeps in every user's order. And
+when a batch fails, the users in it have nothing more sent in this attempt: their later events wait with them.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
+
+from mainstem.clock import Clock
 from mainstem.delivery.classify import classify_failure, classify_http
 from mainstem.delivery.errors import TransportError
 from mainstem.delivery.item import Item
+from mainstem.delivery.lookups import Lookups
+from mainstem.delivery.tokens import Tokens
 from mainstem.delivery.transport import Transport
-from mainstem.destinations.base import Classify, Delivered, Delivery, Rejected, Request
+from mainstem.destinations.base import (
+    Batch,
+    Batcher,
+    Call,
+    Delivered,
+    Delivery,
+    DestinationSpec,
+    Dialogue,
+    Payload,
+    Refusal,
+    Rejected,
+    Request,
+    Response,
+    Retry,
+    Unit,
+)
+from mainstem.destinations.kit.call import encode
+from mainstem.destinations.kit.dialogue import Ended, drive_async
 from mainstem.destinations.render import described
+
+_WAITS = Retry("waits behind an earlier event of the same user")
 
 
 class HttpAttempt:
     """See `item.Attempt`. Requests that were accepted are not sent again when a later one of the same event
-    is to be retried."""
+    is to be retried; a batching destination's events are one request each time, so they begin anew."""
 
     def __init__(
         self,
         transport: Transport,
         *,
         timeout_s: float,
-        classify: Classify | None = None,
+        clock: Clock,
+        spec: DestinationSpec | None = None,
+        config: Any = None,
+        tokens: Tokens | None = None,
         secrets: Sequence[str] = (),
     ) -> None:
         """
         Args:
             timeout_s: for one request, from connecting to the end of the answer.
-            classify: reads an answer; None = `classify.classify_http`.
+            spec: how the destination batches and what its answers mean; None = by status alone.
+            config: the destination's settings.
+            tokens: where its access tokens come from, if it takes OAuth.
             secrets: of the destination's settings, hidden where a request is shown.
         """
         self._transport = transport
         self._timeout_s = timeout_s
-        self._classify = classify or classify_http
+        self._spec = spec
+        self._batcher: Batcher | None = spec.batcher(config) if spec is not None and spec.batcher else None
+        self._tokens = tokens
+        self._lookups = Lookups(transport, clock, timeout_s=timeout_s)
         self._secrets = secrets
 
     async def __call__(self, items: Sequence[Item]) -> Sequence[Delivery]:
-        return [await self._send(item) for item in items]
-
-    async def _send(self, item: Item) -> Delivery:
-        result: Delivery = Delivered("nothing to send")
-        while item.sent < len(item.payloads):
-            payload = item.payloads[item.sent]
-            if not isinstance(payload, Request):
-                return Rejected("internal error: not an HTTP request")
-            try:
-                response = await self._transport.send(payload, timeout_s=self._timeout_s)
-            except TransportError as error:
-                return classify_failure(error)
-            result = self._classify(payload, response) or classify_http(payload, response)
-            if type(result) is not Delivered:
-                return result
-            item.sent += 1
-        return result
+        if self._batcher is None:
+            return [await self._send_one(item) for item in items]
+        return await self._send_batches(self._batcher, items)
 
     def describe(self, item: Item) -> str:
+        if item.last_sent is not None:
+            return described(item.last_sent, self._secrets)
         if not item.payloads:
             return ""
         return described(item.payloads[min(item.sent, len(item.payloads) - 1)], self._secrets)
+
+    # ------------------------------------------------------------ one event by itself
+
+    async def _send_one(self, item: Item) -> Delivery:
+        result = Delivered("nothing to send")
+        while item.sent < len(item.payloads):
+            payload = item.payloads[item.sent]
+            if isinstance(payload, Dialogue):
+                talked = await self._talk(payload)
+                if not isinstance(talked, tuple):
+                    return talked
+                steps: tuple[Payload, ...] = talked
+            else:
+                steps = (payload,)
+            for step in steps:
+                one = await self._send(step, item)
+                if not isinstance(one, Delivered):
+                    return one
+                result = _worse(result, one)
+            item.sent += 1
+        return result
+
+    async def _talk(self, dialogue: Dialogue) -> tuple[Payload, ...] | Delivery:
+        token = await self._token()
+        if not isinstance(token, str | None):
+            return token
+
+        async def ask(call: Call) -> Any:
+            return await self._lookups.ask(call, token)
+
+        try:
+            ended = await drive_async(dialogue.start(), ask)
+        except TransportError as error:
+            return classify_failure(error)
+        return ended if isinstance(ended, tuple) else _as_delivery(ended)
+
+    async def _send(self, payload: Payload, item: Item) -> Delivery:
+        if not isinstance(payload, Request | Call):
+            return Rejected("internal error: not an HTTP request")
+        sent = await self._exchange(payload)
+        item.last_sent = payload
+        if not isinstance(sent, tuple):
+            return sent
+        request, response = sent
+        if self._spec is not None and self._spec.classify_each is not None and isinstance(payload, Call):
+            unit = Unit(0, (payload,), item.event)
+            each = self._spec.classify_each(payload, request, response, [unit])
+            if each is not None and len(each) == 1:
+                return each[0]
+        return self._read(request, response)
+
+    # ------------------------------------------------------------ many events together
+
+    async def _send_batches(self, batcher: Batcher, items: Sequence[Item]) -> Sequence[Delivery]:
+        results: list[Delivery | None] = [None] * len(items)
+        units: list[Unit] = []
+        failed: set[str] = set()
+        for index, item in enumerate(items):
+            if item.key in failed:
+                results[index] = _WAITS
+                continue
+            prepared = await self._prepare(item)
+            if isinstance(prepared, tuple):
+                units.append(Unit(index, prepared, item.event))
+            else:
+                results[index] = prepared
+                if isinstance(prepared, Retry):
+                    failed.add(item.key)
+        left = units
+        while left:
+            left = await self._round(batcher, left, items, results, failed)
+        return [result or Retry("internal error: result missing") for result in results]
+
+    async def _prepare(self, item: Item) -> tuple[Call, ...] | Delivery:
+        calls: list[Call] = []
+        for payload in item.payloads:
+            steps: tuple[Payload, ...] = (payload,)
+            if isinstance(payload, Dialogue):
+                talked = await self._talk(payload)
+                if not isinstance(talked, tuple):
+                    return talked
+                steps = talked
+            for step in steps:
+                if not isinstance(step, Call):
+                    return Rejected("internal error: not a request that can be batched")
+                calls.append(step)
+        return tuple(calls)
+
+    async def _round(
+        self,
+        batcher: Batcher,
+        units: Sequence[Unit],
+        items: Sequence[Item],
+        results: list[Delivery | None],
+        failed: set[str],
+    ) -> list[Unit]:
+        """Send as many units from the front as keep their users' order; return the rest."""
+        batches, taken = await self._in_order(batcher, units, items)
+        if not isinstance(batches, Sequence):
+            for unit in units:
+                results[unit.index] = batches
+            return []
+        for number, batch in enumerate(batches):
+            places = [taken[index].index for index in batch.units]
+            if any(items[place].key in failed for place in places):
+                # Some of its users wait: what is left of the round is put together anew without them.
+                again = [taken[index] for later in batches[number:] for index in later.units]
+                again.sort(key=lambda unit: unit.index)
+                for unit in again:
+                    if items[unit.index].key in failed:
+                        results[unit.index] = _WAITS
+                kept = [unit for unit in again if results[unit.index] is None]
+                return [*kept, *units[len(taken) :]]
+            outcome = await self._send_batch(batch, [taken[index] for index in batch.units], items)
+            for place, result in zip(places, outcome, strict=True):
+                results[place] = result
+                if isinstance(result, Retry):
+                    failed.add(items[place].key)
+        return list(units[len(taken) :])
+
+    async def _in_order(
+        self, batcher: Batcher, units: Sequence[Unit], items: Sequence[Item]
+    ) -> tuple[Sequence[Batch] | Delivery, Sequence[Unit]]:
+        """Return batches of the longest beginning of `units` in which nobody's events change places, and it."""
+        taken = units
+        while True:
+            # A batcher counts from 0.
+            numbered = [msgspec.structs.replace(unit, index=n) for n, unit in enumerate(taken)]
+            batches = await self._batched(batcher, numbered)
+            if not isinstance(batches, Sequence):
+                return batches, taken
+            cut = _first_out_of_order(batches, [items[unit.index].key for unit in taken])
+            if cut is None:
+                return batches, taken
+            taken = taken[:cut]
+
+    async def _batched(self, batcher: Batcher, units: Sequence[Unit]) -> Sequence[Batch] | Delivery:
+        made = batcher(units)
+        if isinstance(made, Sequence):
+            return made
+        token = await self._token()
+        if not isinstance(token, str | None):
+            return token
+
+        async def ask(call: Call) -> Any:
+            return await self._lookups.ask(call, token)
+
+        try:
+            ended = await drive_async(made, ask)
+        except TransportError as error:
+            return classify_failure(error)
+        return ended if isinstance(ended, Sequence) else _as_delivery(ended)
+
+    async def _send_batch(
+        self, batch: Batch, units: Sequence[Unit], items: Sequence[Item]
+    ) -> Sequence[Delivery]:
+        if batch.refusal is not None:
+            return [Rejected(batch.refusal.reason)] * len(units)
+        results: list[Delivery] = [Delivered("nothing to send")] * len(units)
+        for call in batch.calls:
+            for unit in units:
+                items[unit.index].last_sent = call
+            sent = await self._exchange(call)
+            if not isinstance(sent, tuple):
+                return [sent] * len(units)
+            request, response = sent
+            each = None
+            if self._spec is not None and self._spec.classify_each is not None:
+                each = self._spec.classify_each(call, request, response, units)
+            if each is None or len(each) != len(units):
+                each = [self._read(request, response)] * len(units)
+            for index, one in enumerate(each):
+                before = results[index]
+                if isinstance(before, Delivered):
+                    results[index] = _worse(before, one) if isinstance(one, Delivered) else one
+            if any(type(one) is not Delivered for one in each):
+                return results
+        return results
+
+    # ------------------------------------------------------------ one request
+
+    async def _token(self) -> str | Delivery | None:
+        return None if self._tokens is None else await self._tokens.current()
+
+    async def _exchange(self, payload: Request | Call) -> tuple[Request, Response] | Delivery:
+        fresh = False
+        while True:
+            token = await self._token()
+            if not isinstance(token, str | None):
+                return token
+            request = encode(payload, token) if isinstance(payload, Call) else payload
+            try:
+                response = await self._transport.send(request, timeout_s=self._timeout_s)
+            except TransportError as error:
+                return classify_failure(error)
+            if response.status != 401 or token is None or self._tokens is None:
+                return request, response
+            # It may have ended before its time: once more with a new one.
+            self._tokens.refused(token)
+            if fresh:
+                return request, response
+            fresh = True
+
+    def _read(self, request: Request, response: Response) -> Delivery:
+        if self._spec is not None and self._spec.classify is not None:
+            read = self._spec.classify(request, response)
+            if read is not None:
+                return read
+        return classify_http(request, response)
+
+
+def _as_delivery(ended: Ended) -> Delivery:
+    return Rejected(ended.reason) if isinstance(ended, Refusal) else ended
+
+
+def _worse(one: Delivered, other: Delivered) -> Delivered:
+    """Return what two successes of one event prove together: a warning is kept, and the weaker proof."""
+    if one.answer == "nothing to send":
+        return other
+    if one.warning or other.warning:
+        return one if one.warning else other
+    return one if one.acceptance == "unverifiable" else other
+
+
+def _first_out_of_order(batches: Sequence[Batch], keys: Sequence[str]) -> int | None:
+    """Return the first unit (counted from 0) that would go before an earlier one of the same key; None if none does."""
+    batch_of = {index: number for number, batch in enumerate(batches) for index in batch.units}
+    last: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        number = batch_of[index]
+        if number < last.get(key, 0):
+            return index
+        last[key] = number
+    return None

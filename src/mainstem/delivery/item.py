@@ -5,16 +5,19 @@ from typing import Final, Protocol
 
 import msgspec
 
-from mainstem.destinations.base import Delivery, Payloads, Skip
+from mainstem.destinations.base import Call, Delivery, Payloads, Request, Skip
 from mainstem.events.canonical import Event
 from mainstem.ledger.base import Parked
 
+# What became of an item.
 PENDING: Final = 0
 DELIVERED: Final = 1
 DEAD: Final = 2
 PARKED: Final = 3
 DROPPED: Final = 4
 """Its partition was given away while it was pending: it is somebody else's now."""
+FILTERED: Final = 5
+"""A look-up showed that it is not for this destination."""
 
 
 class Item(msgspec.Struct, kw_only=True, eq=False):
@@ -47,6 +50,10 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     reason: str = ""
     answer: str = ""
     request: str = ""
+    warning: str = ""
+    """What the destination said although it took it."""
+    last_sent: Request | Call | None = None
+    """The last request of the last attempt, as far as there was one."""
     after: "Item | None" = None
     """The last event of the same person from before login that was offered earlier: it goes first."""
     followers: "list[str] | None" = None

@@ -15,13 +15,13 @@ from typing import Final
 
 from mainstem.clock import Clock
 from mainstem.delivery.condition import Condition
-from mainstem.delivery.item import DEAD, DELIVERED, DROPPED, PARKED, PENDING, Item
+from mainstem.delivery.item import DEAD, DELIVERED, DROPPED, FILTERED, PARKED, PENDING, Item
 from mainstem.delivery.park import Park, Turn
 from mainstem.delivery.reasons import Reasons
 from mainstem.delivery.settle import Settler
 from mainstem.delivery.watermark import Watermark
 from mainstem.delivery.workers import Workers
-from mainstem.destinations.base import Delivered, Delivery, Rejected, Retry
+from mainstem.destinations.base import Delivered, Delivery, Rejected, Retry, Skip
 from mainstem.telemetry.log import logger
 from mainstem.workspace.model import DeliveryPolicy
 
@@ -203,8 +203,12 @@ class Lanes:
         for item, result in zip(items, results, strict=True):
             queue.popleft()
             if type(result) is Delivered:
-                self._condition.delivered(item, now)
+                self._condition.delivered(item, result, now)
                 self._decide(item, DELIVERED)
+            elif isinstance(result, Skip):
+                self._condition.skipped()
+                item.reason = self._reasons.shorten(result.rule)
+                self._decide(item, FILTERED)
             elif isinstance(result, Rejected):
                 self._condition.rejected(item, result)
                 self._kill(item, result.reason)

@@ -18,7 +18,7 @@ from mainstem.clock import Clock
 from mainstem.delivery.condition import Condition
 from mainstem.delivery.item import Burial, Item, Prepare
 from mainstem.delivery.reasons import Reasons
-from mainstem.delivery.settle import count_outcomes
+from mainstem.delivery.settle import count_outcomes, remark_on
 from mainstem.delivery.watermark import Watermark
 from mainstem.delivery.workers import cancel
 from mainstem.destinations.base import Delivered, Rejected, Retry, Skip
@@ -382,8 +382,13 @@ class Park:
         now = self._clock.monotonic()
         condition.observe_attempt(now - started)
         if isinstance(result, Delivered):
-            condition.delivered(item, now)
-            return ParkedResult(parked=row, fate="delivered")
+            condition.delivered(item, result, now)
+            now_ms = self._clock.now_ms()
+            remark = remark_on(self._cursor, item, now_ms) if item.warning else None
+            return ParkedResult(parked=row, fate="delivered", remark=remark)
+        if isinstance(result, Skip):
+            condition.skipped()
+            return ParkedResult(parked=row, fate="filtered", reason=self._rules.shorten(result.rule))
         if isinstance(result, Rejected):
             condition.rejected(item, result)
             return self._dead(row, item, result.reason, result.answer)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from mainstem.clock import Clock
-from mainstem.delivery.item import DELIVERED, PARKED, Item
+from mainstem.delivery.item import DELIVERED, FILTERED, PARKED, Item
 from mainstem.delivery.reasons import Reasons
 from mainstem.delivery.watermark import Watermark
 from mainstem.delivery.workers import cancel
@@ -27,6 +27,7 @@ from mainstem.ledger.base import (
     Ledger,
     LedgerError,
     Parked,
+    Remark,
     Settlement,
 )
 from mainstem.telemetry import metrics
@@ -249,10 +250,17 @@ class Settler:
             delivered: Counter[tuple[str, int]] = Counter()
             park: list[Parked] = []
             bury: list[DeadLetter] = []
+            remarks: list[Remark] = []
             for item in items:
                 if item.fate == DELIVERED:
                     event = item.event
                     delivered[event.source_id, event.received_at_ms // HOUR_MS] += 1
+                    if item.warning:
+                        remarks.append(remark_on(self._cursor, item, self._clock.now_ms()))
+                elif item.fate == FILTERED:
+                    event = item.event
+                    hour = event.received_at_ms // HOUR_MS
+                    counts[CountKey(event.source_id, hour, "filtered", item.reason)] += 1
                 elif item.fate == PARKED:
                     park.append(self._parked_row(item))
                 else:
@@ -272,6 +280,7 @@ class Settler:
                     counts=counts,
                     park=park,
                     bury=bury,
+                    remarks=remarks,
                 )
             )
         return batch if batch.settlements else None
@@ -373,6 +382,17 @@ class Settler:
             reason=item.reason,
             answer=item.answer,
         )
+
+
+def remark_on(cursor: str, item: Item, now_ms: int) -> Remark:
+    """Return what a destination said about an event that it took."""
+    return Remark(
+        cursor=cursor,
+        source_id=item.event.source_id,
+        message_id=item.event.message_id,
+        at_ms=now_ms,
+        text=item.warning,
+    )
 
 
 def count_outcomes(destination_id: str, counts: Mapping[CountKey, int]) -> None:

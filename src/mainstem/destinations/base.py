@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 
 from mainstem.events.canonical import Event
+from mainstem.secret import Secret
 
 # ---------------------------------------------------------------- payloads: what the mapping produces
 
@@ -171,7 +172,8 @@ class Rejected(msgspec.Struct, frozen=True):
     answer: str = ""
 
 
-Delivery = Delivered | Retry | Rejected
+Delivery = Delivered | Retry | Rejected | Skip
+"""Skip: a look-up showed that the event is not for this destination; it is filtered."""
 
 
 # ---------------------------------------------------------------- the specification of a destination
@@ -265,6 +267,18 @@ class OAuth(msgspec.Struct, frozen=True, kw_only=True):
 
     token_url: str
     scopes: tuple[str, ...] = ()
+
+
+class OAuthGrant(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a destination that takes OAuth is given in its setting `oauth`."""
+
+    client_id: str
+    """Of your application at the provider."""
+    client_secret: Secret
+    refresh_token: Secret
+    """What your application got when somebody allowed it to send."""
+    token_url: str = ""
+    """Where tokens are renewed; empty = the provider's usual place."""
 
 
 class Schema(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from mainstem.destinations.base import DestinationSpec, OAuthGrant
 from mainstem.secret import Secret
 
 _OURS: Final = {
+    "AM": "mainstem.destinations.am:SPEC",
     "ARCHIVE": "mainstem.destinations.archive:SPEC",
     "AZURE_BLOB": "mainstem.destinations.archive:AZURE_BLOB",
     "DIGITAL_OCEAN_SPACES": "mainstem.destinations.archive:DIGITAL_OCEAN_SPACES",
@@ -24,12 +25,14 @@ _OURS: Final = {
     "FACEBOOK_PIXEL": "mainstem.destinations.facebook_pixel:SPEC",
     "GA4": "mainstem.destinations.ga4:SPEC",
     "GCS": "mainstem.destinations.archive:GCS",
+    "GOOGLE_ADWORDS_REMARKETING_LISTS": "mainstem.destinations.google_adwords_remarketing_lists:SPEC",
     "HS": "mainstem.destinations.hs:SPEC",
     "HTTP": "mainstem.destinations.http:SPEC",
     "KAFKA": "mainstem.destinations.kafka:SPEC",
     "KEEN": "mainstem.destinations.keen:SPEC",
     "MINIO": "mainstem.destinations.archive:MINIO",
     "S3": "mainstem.destinations.archive:S3",
+    "SINGULAR": "mainstem.destinations.singular:SPEC",
     "WEBHOOK": "mainstem.destinations.webhook:SPEC",
 }
 

@@ -125,6 +125,20 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return CountKey(self.source_id, self.received_at_ms // HOUR_MS, "dead", self.reason)
 
 
+class Remark(msgspec.Struct, frozen=True, kw_only=True):
+    """What a destination said about an event that it took: accepted, with a warning."""
+
+    cursor: str
+    source_id: str
+    message_id: str
+    at_ms: int
+    text: str
+
+
+MOST_REMARKS: Final = 20_000
+"""Kept in a ledger; the oldest go first. They explain, and no books hang on them."""
+
+
 class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which dead letters; empty fields match all."""
 
@@ -174,6 +188,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[CountKey, int] = {}
     park: Sequence[Parked] = ()
     bury: Sequence[DeadLetter] = ()
+    remarks: Sequence[Remark] = ()
     note: bytes | None = None
     """None = leave the note as it is."""
 
@@ -187,6 +202,7 @@ class ParkedResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     dead: DeadLetter | None = None
     """With fate dead."""
+    remark: Remark | None = None
 
 
 class Ledger(Protocol):
@@ -246,6 +262,10 @@ class Ledger(Protocol):
         self, where: DeadFilter, *, limit: int = 1000, after_id: int = 0
     ) -> Sequence[tuple[int, DeadLetter]]:
         """Return dead letters with their ids, oldest first."""
+        ...
+
+    async def remarks(self, cursor: str, message_id: str) -> Sequence[Remark]:
+        """Return what is kept of a destination's warnings about an event, oldest first."""
         ...
 
     async def redrive(self, ids: Sequence[int], now_ms: int) -> int:

@@ -5,13 +5,14 @@ is what makes it a transaction.
 """
 
 from bisect import insort
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from mainstem.ledger.base import (
     HOUR_MS,
+    MOST_REMARKS,
     CountKey,
     DeadFilter,
     DeadLetter,
@@ -19,6 +20,7 @@ from mainstem.ledger.base import (
     Parked,
     ParkedResult,
     Position,
+    Remark,
     Replay,
     Settlement,
     parked_from_dead,
@@ -38,6 +40,7 @@ class MemoryLedger:
         self._last_dead_id = 0
         self._replays: dict[str, Replay] = {}
         self._statuses: dict[str, bytes] = {}
+        self._remarks: deque[Remark] = deque(maxlen=MOST_REMARKS)
         self._version = 0
 
     async def open_cursor(self, cursor: str, starts: Mapping[int, int]) -> Mapping[int, Position]:
@@ -70,6 +73,7 @@ class MemoryLedger:
                 self._insert_parked(parked)
             for letter in step.bury:
                 self._insert_dead(letter)
+            self._remarks.extend(step.remarks)
 
     async def forget(self, cursor: str) -> None:
         self._positions.pop(cursor, None)
@@ -123,12 +127,17 @@ class MemoryLedger:
             self._counts.setdefault(parked.cursor, Counter())[line] += 1
             if result.dead is not None:
                 self._insert_dead(result.dead)
+            if result.remark is not None:
+                self._remarks.append(result.remark)
 
     async def dead(
         self, where: DeadFilter, *, limit: int = 1000, after_id: int = 0
     ) -> Sequence[tuple[int, DeadLetter]]:
         found = [(id_, letter) for id_, letter in self._dead.items() if id_ > after_id]
         return [(id_, letter) for id_, letter in found if _matches(where, letter)][:limit]
+
+    async def remarks(self, cursor: str, message_id: str) -> Sequence[Remark]:
+        return [one for one in self._remarks if one.cursor == cursor and one.message_id == message_id]
 
     async def redrive(self, ids: Sequence[int], now_ms: int) -> int:
         moved = 0

@@ -11,6 +11,7 @@ into one transaction, each inside its own savepoint, so that a fenced call costs
     parked      (cursor, key, place)           events set aside, in order; place = sequence, partition, offset
     parked_key  (cursor, key)                  one row a parked key: how many, and when its first is due
     dead        (id)                           dead letters
+    remark      (id)                           what destinations said about events that they took, bounded
     replay, status, meta
 
 apsw and not the standard library's module: https://sqlite.org/wal.html#walresetbug
@@ -31,6 +32,7 @@ import msgspec
 
 from mainstem.ledger.base import (
     HOUR_MS,
+    MOST_REMARKS,
     CountKey,
     DeadFilter,
     DeadLetter,
@@ -40,6 +42,7 @@ from mainstem.ledger.base import (
     Parked,
     ParkedResult,
     Position,
+    Remark,
     Replay,
     Settlement,
     parked_from_dead,
@@ -47,9 +50,16 @@ from mainstem.ledger.base import (
 
 _T = TypeVar("_T")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _APPLICATION_ID: Final = 0x4D53_4C47  # "MSLG"
 
+_REMARK_SCHEMA: Final = """
+CREATE TABLE remark (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    cursor TEXT NOT NULL, source_id TEXT NOT NULL, message_id TEXT NOT NULL, at_ms INTEGER NOT NULL, text TEXT NOT NULL
+);
+CREATE INDEX remark_message ON remark (message_id);
+"""
 _SCHEMA: Final = """
 CREATE TABLE position (
     cursor TEXT NOT NULL, partition INTEGER NOT NULL,
@@ -239,6 +249,20 @@ class SqliteLedger:
 
         return await self._read(call)
 
+    async def remarks(self, cursor: str, message_id: str) -> Sequence[Remark]:
+        def call(db: apsw.Connection) -> Sequence[Remark]:
+            rows = db.execute(
+                "SELECT cursor, source_id, message_id, at_ms, text FROM remark"
+                " WHERE message_id = ? AND cursor = ? ORDER BY id",
+                (message_id, cursor),
+            )
+            return [
+                Remark(cursor=c, source_id=source, message_id=message, at_ms=at_ms, text=text)
+                for c, source, message, at_ms, text in rows
+            ]
+
+        return await self._read(call)
+
     async def redrive(self, ids: Sequence[int], now_ms: int) -> int:
         return await self._write(lambda db: _redrive(db, ids, now_ms))
 
@@ -364,10 +388,14 @@ def _prepare(path: Path, db: apsw.Connection, busy_timeout_s: float) -> None:
             if db.execute("SELECT 1 FROM sqlite_schema").fetchone():
                 raise LedgerError(f"{path}: a SQLite file, but not a ledger")
             db.execute(_SCHEMA)
+            db.execute(_REMARK_SCHEMA)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         elif application != _APPLICATION_ID:
             raise LedgerError(f"{path}: a SQLite file, but not a ledger")
+        elif version == 1:
+            db.execute(_REMARK_SCHEMA)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextmanager
@@ -529,6 +557,7 @@ def _settle(db: apsw.Connection, settlements: Sequence[Settlement]) -> None:
             _park(db, parked)
         if step.bury:
             db.executemany(_INSERT_DEAD, [msgspec.structs.astuple(letter) for letter in step.bury])
+        _remark(db, step.remarks)
 
 
 def _park(db: apsw.Connection, parked: Parked) -> bool:
@@ -596,6 +625,18 @@ def _finish(db: apsw.Connection, result: ParkedResult) -> None:
     db.execute(_ADD_COUNT, (parked.cursor, parked.source_id, hour, result.fate, result.reason, 1))
     if result.dead is not None:
         db.execute(_INSERT_DEAD, msgspec.structs.astuple(result.dead))
+    if result.remark is not None:
+        _remark(db, [result.remark])
+
+
+def _remark(db: apsw.Connection, remarks: Sequence[Remark]) -> None:
+    if not remarks:
+        return
+    db.executemany(
+        "INSERT INTO remark (cursor, source_id, message_id, at_ms, text) VALUES (?, ?, ?, ?, ?)",
+        [msgspec.structs.astuple(one) for one in remarks],
+    )
+    db.execute("DELETE FROM remark WHERE id <= ?", (db.last_insert_rowid() - MOST_REMARKS,))
 
 
 def _redrive(db: apsw.Connection, ids: Sequence[int], now_ms: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from mainstem.clock import iso_from_ms
+from mainstem.destinations.base import DestinationSpec
 from mainstem.destinations.catalog import find_spec
 from mainstem.events.canonical import Event
 from mainstem.events.stored import dedup_key
@@ -45,6 +46,8 @@ class Whereabouts(msgspec.Struct, kw_only=True, omit_defaults=True):
     next_attempt: str = ""
     answer: str = ""
     """The destination's last answer."""
+    acceptance: str = ""
+    """How much a delivery proves: accepted, accepted with warning, unverifiable."""
     transformations: Sequence[Any] = ()
     """What each transformation did with it, in order."""
     requests: Sequence[Any] = ()
@@ -198,7 +201,25 @@ async def _whereabouts(
             found.detail = (found.detail + " (not reached yet)").strip()
         return found
     _place(found, event, at, statuses.get(destination.id))
+    if found.state == "delivered":
+        await _prove(found, event, destination, spec, ledger)
     return found
+
+
+async def _prove(
+    found: Whereabouts, event: Event, destination: Destination, spec: DestinationSpec | None, ledger: Ledger
+) -> None:
+    """Say what the delivery proves: what the destination remarked on this event, else what its kind of answers can."""
+    remarks = [
+        remark.text
+        for remark in await ledger.remarks(destination.id, event.message_id)
+        if remark.source_id == event.source_id
+    ]
+    if remarks:
+        found.acceptance, found.answer = "accepted with warning", "; ".join(remarks)
+    elif spec is not None and spec.kind != "files":
+        proven = spec.kind == "stream" or spec.proof in ("body", "each event")
+        found.acceptance = "accepted" if proven else "unverifiable"
 
 
 def _told(computed: Explanation | None) -> Sequence[Any]:

@@ -14,9 +14,11 @@ from mainstem.delivery.http_attempt import HttpAttempt
 from mainstem.delivery.kafka import KafkaSink
 from mainstem.delivery.sender import Sender
 from mainstem.delivery.stream_attempt import StreamAttempt
+from mainstem.delivery.tokens import Tokens
 from mainstem.delivery.transport import Transport
 from mainstem.destinations.archive import archive_config
 from mainstem.destinations.base import DestinationSpec, StreamSink
+from mainstem.destinations.catalog import oauth_grant
 from mainstem.destinations.kit.body import json_bytes
 from mainstem.destinations.render import secrets_in
 from mainstem.errors import MainstemError
@@ -114,7 +116,10 @@ def make_sender(
         attempt = HttpAttempt(
             around.transport,
             timeout_s=destination.delivery.timeout_s,
-            classify=spec.classify,
+            clock=around.clock,
+            spec=spec,
+            config=destination.config,
+            tokens=open_tokens(destination, spec, around.transport, around.clock),
             secrets=secrets,
         )
     sender = Sender(
@@ -128,6 +133,22 @@ def make_sender(
         rng=random.Random(),  # noqa: S311 - jitter, not a secret
     )
     return sender, sink
+
+
+def open_tokens(
+    destination: Destination, spec: DestinationSpec, transport: Transport, clock: Clock
+) -> Tokens | None:
+    """Return where a destination's access tokens come from; None if it takes no OAuth.
+
+    Raises:
+        FlowRefused: it takes OAuth and has no grant.
+    """
+    if spec.oauth is None:
+        return None
+    grant = oauth_grant(destination.raw_config)
+    if grant is None:
+        raise FlowRefused(f"destination {destination.id}: `config.oauth` is missing")
+    return Tokens(spec.oauth, grant, transport, clock, timeout_s=destination.delivery.timeout_s)
 
 
 def _open_sink(destination: Destination, spec: DestinationSpec, around: Surroundings) -> StreamSink:

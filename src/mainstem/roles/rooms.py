@@ -9,7 +9,7 @@ import maxminddb
 
 from mainstem.clock import Clock
 from mainstem.delivery.guard import AddressGuard
-from mainstem.destinations.catalog import check_config, find_spec, names, secret_fields
+from mainstem.destinations.catalog import OAUTH_SECRETS, check_config, find_spec, names, secret_fields
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import parse_time_ms
 from mainstem.ledger.base import Ledger
@@ -113,9 +113,10 @@ def _check_destination(type_name: str, raw: Mapping[str, Any]) -> ConfigCheck:
     result = check_config(type_name, raw)
     problems = [Problem(path, message) for path, message in result.errors]
     problems += [Problem(path, message, "warning") for path, message in result.warnings]
-    return ConfigCheck(
-        config=result.config, problems=tuple(problems), secret_fields=secret_fields(spec.config)
-    )
+    secrets = secret_fields(spec.config)
+    if spec.oauth is not None:
+        secrets |= OAUTH_SECRETS
+    return ConfigCheck(config=result.config, problems=tuple(problems), secret_fields=secrets)
 
 
 def _check_expression(text: str) -> str | None:

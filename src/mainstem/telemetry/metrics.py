@@ -119,6 +119,13 @@ ATTEMPTS: Final = Counter(
     ["destination", "result"],
     registry=REGISTRY,
 )
+ACCEPTED: Final = Counter(
+    "mainstem_delivery_accepted_total",
+    "Deliveries, by what proves them: accepted, accepted with warning (the answer says so of this event), "
+    "unverifiable (the status alone says so).",
+    ["destination", "acceptance"],
+    registry=REGISTRY,
+)
 ATTEMPT_SECONDS: Final = Histogram(
     "mainstem_delivery_attempt_seconds",
     "One attempt.",
