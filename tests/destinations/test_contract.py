@@ -23,7 +23,7 @@ MAPPED = [name for name in NAMES if (spec := catalog.find_spec(name)) is not Non
 # Documented by RudderStack; ours only in that they are understood.
 _RUDDER_STORAGE = {"AZURE_BLOB", "DIGITAL_OCEAN_SPACES", "GCS", "MINIO", "S3"}
 SECRET = "s3cr3t-v4lue-of-a-customer"
-TYPES = ("identify", "track", "page", "screen", "group", "alias", "merge", "record")
+TYPES = ("identify", "track", "page", "screen", "group", "alias", "merge", "record", "audiencelist")
 
 _leaves = (
     st.none()

@@ -34,6 +34,9 @@ from mainstem.testing.conformance.shapes import call_of, event_of, failure_of, n
 FEATURES: Final = frozenset(("processor", "router", "batch"))
 PARTNER: Final = "RudderStack"
 """Who the vectors' requests say has sent them."""
+EVERY_TYPE: Final = frozenset(("identify", "track", "page", "screen", "group", "alias"))
+_BATCHED_LATER: Final = frozenset(("AM",))
+"""What the transformer's router answers by itself, as a list; only its /batch puts events of it together."""
 Json = Any
 Answer = dict[str, Json]
 End = Refusal | Skip | Retry
@@ -47,6 +50,7 @@ class _Desk:
 
     def __init__(self, vector: Mapping[str, Json], spec: DestinationSpec) -> None:
         self.spec = spec
+        self.feature = str(vector["feature"])
         self.now_ms = now_of(vector)
         pinned = (vector.get("pins") or {}).get("uuid")
         self.fixed_id = str(pinned[0] if isinstance(pinned, list) and pinned else pinned or "")
@@ -73,14 +77,19 @@ class _Desk:
         """Return what one event becomes."""
         destination = item.get("destination") or {}
         metadata = item.get("metadata") or {}
+        if account := destination.get("deliveryAccount"):
+            # RudderStack's description of the account connected by OAuth stands beside the settings.
+            metadata = {**metadata, "deliveryAccount": account}
         event = event_of(item.get("message"), metadata, self.now_ms)
         if event is None:
             return _NO_EVENT
         mapping = self.mapping_of(destination)
         if isinstance(mapping, Refusal):
             return mapping
+        # The gateway lets no event without a type through; the transformer does, to those that take every type.
+        untyped = not event.type and self.spec.message_types >= EVERY_TYPE
         wrong_type = compile_message_types(self.spec.message_types, ())(event)
-        if wrong_type is not None:
+        if wrong_type is not None and not untyped:
             return Skip(f"message type not supported: {event.type or 'none'}")
         context = MapContext(
             self.now_ms,
@@ -185,7 +194,7 @@ def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
     places: list[Json] = []
     for item in items:
         message = item.get("message")
-        if isinstance(message, dict) and message.get("statusCode"):
+        if isinstance(message, dict) and (desk.feature == "batch" or message.get("statusCode")):
             made: Any = (event_of({}, {}, desk.now_ms), (call_of(message),))
         else:
             made = desk.map(item)
@@ -208,7 +217,8 @@ def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
             {
                 "batchedRequest": calls if batch.many or len(calls) != 1 else calls[0],
                 "metadata": metadata,
-                "batched": batch.batched,
+                # Answers of /batch don't say so.
+                "batched": batch.batched and desk.feature != "batch",
                 "statusCode": 200,
                 "destination": places[batch.units[0]].get("destination"),
             }
@@ -217,6 +227,8 @@ def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
 
 
 def _batches(desk: _Desk, mapping: Any, units: Sequence[Unit]) -> Sequence[Batch]:
+    if desk.feature == "router" and desk.spec.name in _BATCHED_LATER:
+        return [Batch(unit.calls, (unit.index,), batched=False, many=True) for unit in units]
     if desk.spec.batcher is None or isinstance(mapping, Refusal):
         return [alone(unit) for unit in units]
     made = desk.spec.batcher(mapping[1])(units)
