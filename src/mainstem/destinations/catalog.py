@@ -25,6 +25,7 @@ _OURS: Final = {
     "FACEBOOK_PIXEL": "mainstem.destinations.facebook_pixel:SPEC",
     "GA4": "mainstem.destinations.ga4:SPEC",
     "GCS": "mainstem.destinations.archive:GCS",
+    "GOOGLE_ADWORDS_ENHANCED_CONVERSIONS": "mainstem.destinations.google_adwords_enhanced_conversions:SPEC",
     "GOOGLE_ADWORDS_REMARKETING_LISTS": "mainstem.destinations.google_adwords_remarketing_lists:SPEC",
     "HS": "mainstem.destinations.hs:SPEC",
     "HTTP": "mainstem.destinations.http:SPEC",

@@ -83,10 +83,20 @@ def settled(mapping: Callable[[Event, MapContext], Mapped]) -> Mapper:
 
 
 def dialogue(looking: Callable[[Event, MapContext], Looking]) -> Mapper:
-    """Return a mapping that looks things up (a generator function, see `base.Looking`) as delivery wants it."""
+    """Return a mapping that looks things up (a generator function, see `base.Looking`) as delivery wants it.
+
+    An event that is sent or refused without asking is mapped at once, as by any other mapping.
+    """
 
     @wraps(looking)
     def mapper(event: Event, context: MapContext) -> Mapped:
+        talk = looking(event, context)
+        try:
+            next(talk)
+        except StopIteration as end:
+            mapped: Mapped = end.value
+            return mapped
+        talk.close()
         return (Dialogue(lambda: looking(event, context)),)
 
-    return mapper
+    return settled(mapper)

@@ -1,6 +1,7 @@
 """The recorded exchanges of a vector, played back: a request is answered by the first unused exchange that is equal.
 
-Equal means method, URL, query parameters and body, as FORMAT.md has it; headers don't count.
+Equal means method, URL, query parameters and body, as FORMAT.md has it; headers don't count. The last answer to a
+look-up that may be used again (`Call.cache_s`) is, once no exchange is left for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ class Exchanges:
 
     def __init__(self, recorded: Sequence[Mapping[str, Json]]) -> None:
         self._left = list(recorded)
+        self._kept: dict[bytes, Answer] = {}
         self.unmatched: list[str] = []
         """Requests that nobody had recorded, for people who look for the reason of a difference."""
 
@@ -36,7 +38,12 @@ class Exchanges:
             )
             if asked == recorded:
                 self._left.remove(exchange)
-                return _answer(exchange)
+                answer = _answer(exchange)
+                if call.cache_s:
+                    self._kept[msgspec.json.encode(asked, order="sorted")] = answer
+                return answer
+        if call.cache_s and (kept := self._kept.get(msgspec.json.encode(asked, order="sorted"))):
+            return kept
         self.unmatched.append(f"{asked}")
         return Answer(0, error="ENOTFOUND")
 
