@@ -421,7 +421,7 @@ def _commerce(kind: _Kind, given: Object) -> Object:
     if kind.price_is_value and "value" not in parameters:
         price, quantity = number(given.get("price")), number(given.get("quantity", 1))
         if price and quantity and math.isfinite(price * quantity):
-            parameters["value"] = price * quantity
+            parameters["value"] = number(price * quantity)
     if kind.defaults_currency and "value" in parameters and "currency" not in parameters:
         parameters["currency"] = "USD"
     if items:
