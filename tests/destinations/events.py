@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from mainstem.destinations.base import MapContext, Mapped, Request
+from mainstem.destinations.base import Call, MapContext, Mapped, Request
 from mainstem.destinations.catalog import check_config, find_spec
+from mainstem.destinations.kit.call import encode
 from mainstem.events.canonical import Event, id_text
 
 CONTEXT = MapContext(now_ms=1_700_000_000_000, destination_id="d1", source_name="site")
@@ -49,8 +50,8 @@ def request(type_name: str, raw: Mapping[str, Any], message: dict[str, Any]) -> 
     result = mapped(type_name, raw, message)
     assert isinstance(result, tuple), result
     [only] = result
-    assert isinstance(only, Request)
-    return only
+    assert isinstance(only, Call)
+    return encode(only)
 
 
 def body(sent: Request) -> Any:

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from mainstem.destinations.base import Refusal
+from mainstem.destinations.base import Refusal, Unit
 from mainstem.destinations.catalog import check_config
-from tests.destinations.events import body, mapped, request
+from mainstem.destinations.http import make_batcher
+from mainstem.destinations.kit.call import encode
+from tests.destinations.events import body, config_of, event_of, mapped, request
 
 EVENT: dict[str, Any] = {
     "type": "track",
@@ -35,6 +37,8 @@ URL = "https://example.com/api"
         ({"url": URL, "propertiesMapping": [{"from": "'c'", "to": "$.b[*].c"}]}, "propertiesMapping", "[*]"),
         ({"url": URL, "headers": {"bad name": "x"}}, "headers", "`bad name`"),
         ({"url": URL, "pathParams": ["$.a["]}, "pathParams", "path"),
+        ({"url": URL, "maxBatchSize": "many"}, "maxBatchSize", "whole number"),
+        ({"url": URL, "maxBatchSize": 0}, "maxBatchSize", "whole number"),
         ({"url": URL, "queryParams": [{"from": "$.a[", "to": "q"}]}, "queryParams", "path"),
     ],
 )
@@ -47,7 +51,7 @@ def test_wrong_settings_name_the_field_and_what_is_right(raw: dict[str, Any], pa
 @pytest.mark.parametrize(
     ("raw", "field"),
     [
-        ({"body": "$", "isBatchingEnabled": "true", "maxBatchSize": "5"}, "isBatchingEnabled"),
+        ({"body": "$", "isBatchingEnabled": "true", "format": "XML"}, "isBatchingEnabled"),
         ({"method": "GET", "body": "$"}, "body"),
         ({"method": "DELETE", "propertiesMapping": [{"from": "$.a", "to": "$.b"}]}, "propertiesMapping"),
         ({}, "body"),
@@ -127,3 +131,55 @@ def test_auth(auth: dict[str, Any], header: tuple[str, str], secrets: set[str]) 
     sent = request("http", {"url": URL, "body": "$", **auth}, EVENT)
     assert header in sent.headers
     assert secrets <= set(sent.secrets)
+
+
+BATCHED: dict[str, Any] = {
+    "url": URL,
+    "body": {"id": "$.userId"},
+    "isBatchingEnabled": True,
+    "maxBatchSize": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("raw", "users", "expected"),
+    [
+        # (events of each request, its body, whether it is a batch)
+        (
+            BATCHED,
+            "abc",
+            [([0, 1], b'[{"id":"a"},{"id":"b"}]', True), ([2], b'[{"id":"c"}]', True)],
+        ),
+        (
+            {**BATCHED, "headers": {"X-User": "$.userId"}},
+            "aba",
+            [([0, 2], b'[{"id":"a"},{"id":"a"}]', True), ([1], b'[{"id":"b"}]', True)],
+        ),
+        ({**BATCHED, "method": "GET", "queryParams": {"v": 1}}, "ab", [([0, 1], b"", True)]),
+        ({**BATCHED, "format": "FORM"}, "ab", [([0], b"id=a", False), ([1], b"id=b", False)]),
+        ({**BATCHED, "isBatchingEnabled": False}, "a", [([0], b'{"id":"a"}', False)]),
+    ],
+)
+def test_events_of_the_same_request_go_together(
+    raw: dict[str, Any], users: str, expected: list[tuple[list[int], bytes, bool]]
+) -> None:
+    units = []
+    for index, user in enumerate(users):
+        message = {**EVENT, "userId": user}
+        calls = mapped("http", raw, message)
+        assert isinstance(calls, tuple)
+        units.append(Unit(index, calls, event_of(message)))  # type: ignore[arg-type]
+    batches = make_batcher(config_of("http", raw))(units)
+    assert isinstance(batches, list)
+    found = [(list(batch.units), encode(batch.calls[0]).body, batch.batched) for batch in batches]
+    assert found == expected
+
+
+def test_of_two_spellings_of_a_header_the_events_is_sent() -> None:
+    raw = {"url": URL, "body": "$", "headers": {"content-type": "application/vnd.x+json"}}
+    assert request("http", raw, EVENT).headers == (("content-type", "application/vnd.x+json"),)
+
+
+def test_a_query_parameter_may_be_there_twice() -> None:
+    rows = [{"to": "id", "from": "$.userId"}, {"to": "id", "from": "2"}, {"to": "id", "from": "'x'"}]
+    assert request("http", {"url": URL, "queryParams": rows}, EVENT).url == f"{URL}?id=u&id=2&id=x"

@@ -11,18 +11,31 @@ because `DELETE /contacts/` is another request than the one meant.
 Body: of POST, PUT and PATCH; from `body`, else `propertiesMapping`, else the whole event with `isDefaultMapping`,
 else none. An empty object is no body. GET and DELETE send none.
 Auth: none, basic, bearer token, API key in a header.
-Limits: RudderStack's batching (`isBatchingEnabled`) is not done: each event is a request of its own.
+Batching (`isBatchingEnabled`): events whose URL, query and headers are the same go together, their JSON bodies as an
+array. XML and forms have no such form: those events are sent one by one.
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, Request
-from mainstem.destinations.kit.body import form_bytes, json_bytes, quoted, text_of, xml_bytes
+from mainstem.destinations.base import (
+    Batch,
+    Batcher,
+    Body,
+    Call,
+    DestinationSpec,
+    MapContext,
+    Mapped,
+    Mapper,
+    Refusal,
+    Unit,
+)
+from mainstem.destinations.kit.batching import alone, together
+from mainstem.destinations.kit.body import json_bytes, quoted, text_of, xml_bytes
 from mainstem.destinations.kit.paths import (
     MISSING,
     Json,
@@ -40,6 +53,7 @@ from mainstem.destinations.kit.paths import (
 )
 from mainstem.destinations.kit.refuse import settled
 from mainstem.destinations.kit.templates import compile_text, compile_tree, constants, is_template
+from mainstem.destinations.kit.values import parse_int
 from mainstem.destinations.kit.wire import (
     configured_url_error,
     header_error,
@@ -48,7 +62,6 @@ from mainstem.destinations.kit.wire import (
     repr_without,
     url_error,
     with_path,
-    with_query,
 )
 from mainstem.events.canonical import Event
 from mainstem.secret import Secret
@@ -62,6 +75,7 @@ _CONTENT_TYPES: Final = {
     "FORM": "application/x-www-form-urlencoded",
 }
 _NONE: Final = Secret("")
+_DEFAULT_BATCH: Final = 100
 
 
 class Row(msgspec.Struct, frozen=True, rename={"target": "to", "value": "from"}):
@@ -124,9 +138,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     xml_root_key: str = "root"
     """Name of an XML body's outermost element."""
     is_batching_enabled: bool = False
-    """RudderStack's batching. Not done here: each event is sent alone."""
+    """Send events whose URL, query and headers are the same together: their bodies as a JSON array. JSON only."""
     max_batch_size: int | str = ""
-    """Belongs to `isBatchingEnabled`."""
+    """Events in one request at most, with `isBatchingEnabled`; empty = 100."""
 
     def __post_init__(self) -> None:
         name = "apiUrl" if self.api_url else "url"
@@ -144,6 +158,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             raise ValueError("`bearerToken` is missing; bearerTokenAuth needs it")
         if self.auth == "apiKeyAuth" and not self.api_key_name:
             raise ValueError("`apiKeyName` is missing; apiKeyAuth needs the name of a header")
+        if self.batch_size is None:
+            raise ValueError("`maxBatchSize` is no whole number above 0")
         for header, value in _auth_headers(self):
             if problem := header_error(header, value):
                 setting = "apiKeyName" if self.auth == "apiKeyAuth" else self.auth
@@ -162,13 +178,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         """The URL, whichever name it was given under."""
         return (self.api_url or self.url).strip()
 
+    @property
+    def batch_size(self) -> int | None:
+        """Events in one request at most; None if what is given is no such number."""
+        given = parse_int(self.max_batch_size) if self.max_batch_size != "" else _DEFAULT_BATCH
+        return given if given is not None and given > 0 else None
+
     def warnings(self) -> tuple[tuple[str, str], ...]:
         """Return what is allowed but hardly meant: (setting, text)."""
         found: list[tuple[str, str]] = []
         if self.is_batching_enabled:
-            found.append(
-                ("isBatchingEnabled", "batching is not done: each event is sent in a request of its own")
-            )
+            kind = self.format.upper()
+            if kind != "JSON":
+                found.append(
+                    ("isBatchingEnabled", f"{kind} bodies are not batched: events are sent one by one")
+                )
         has_body = self.body is not UNSET or self.properties_mapping or self.is_default_mapping
         method = self.method.upper()
         if method in _BODILESS and has_body and not self.is_default_mapping:
@@ -303,11 +327,18 @@ def _make_body(config: Config) -> _BuildBody | None:
     return compile_read(()) if config.is_default_mapping else None
 
 
-def _make_encode(config: Config) -> Callable[[Json], bytes]:
+def _make_parts(config: Config) -> Callable[[Json], Body]:
     kind, root = config.format.upper(), config.xml_root_key or "root"
     if kind == "XML":
-        return lambda body: xml_bytes(body, root)
-    return form_bytes if kind == "FORM" else json_bytes
+        return lambda body: Body("xml", xml_bytes(body, root).decode())
+    if kind == "FORM":
+        return lambda body: Body("form", _fields(body))
+    return lambda body: Body("json_array" if isinstance(body, list) else "json", body)
+
+
+def _fields(body: Json) -> dict[str, str]:
+    members = body if isinstance(body, dict) else {"body": body}
+    return {name: text_of(value) for name, value in members.items() if value is not None}
 
 
 def make_mapper(config: Config) -> Mapper:
@@ -317,11 +348,11 @@ def make_mapper(config: Config) -> Mapper:
     path_reads = _path_reads(config.path_params)
     query_reads = _named_reads(config.query_params)
     header_reads = _header_parts(config.headers)
-    base = merged((("Content-Type", _CONTENT_TYPES[config.format.upper()]),), _auth_headers(config))
+    base = dict(merged((("Content-Type", _CONTENT_TYPES[config.format.upper()]),), _auth_headers(config)))
     secrets = _secrets(config)
-    build, encode = _make_body(config), _make_encode(config)
+    build, parts = _make_body(config), _make_parts(config)
 
-    def to_request(event: Event, context: MapContext) -> Mapped:
+    def to_call(event: Event, context: MapContext) -> Mapped:
         message = event.message
         url = _url(target if read_url is None else read_url(message), path_reads, message)
         if isinstance(url, Refusal):
@@ -331,16 +362,62 @@ def make_mapper(config: Config) -> Mapper:
         headers = _headers(header_reads, message)
         if isinstance(headers, Refusal):
             return headers
-        if query_reads:
-            query = ((name, read(message)) for name, read in query_reads)
-            url = with_query(
-                url, [(name, text_of(without_gaps(value))) for name, value in query if not _absent(value)]
-            )
         body = MISSING if build is None else build(message)
-        sent = b"" if body is MISSING or body == {} else encode(body)
-        return (Request(method, url, merged(base, headers) if headers else base, sent, secrets),)
+        return (
+            Call(
+                url=url,
+                method=method,
+                # One may be there twice, in two spellings; only the later, the event's own, is sent.
+                headers={**base, **headers} if headers else base,
+                params=_query(query_reads, message) if query_reads else {},
+                body=None if body is MISSING or body == {} else parts(body),
+                secrets=secrets,
+            ),
+        )
 
-    return settled(to_request)
+    return settled(to_call)
+
+
+def make_batcher(config: Config) -> Batcher:
+    """Return the batching for these settings."""
+    most = config.batch_size
+    if not config.is_batching_enabled or config.format.upper() != "JSON" or most is None:
+        return lambda units: [alone(unit) for unit in units]
+
+    def batch(units: Sequence[Unit]) -> Sequence[Batch]:
+        return together(units, key=_same_request, merge=_merged, most=most)
+
+    return batch
+
+
+def _same_request(unit: Unit) -> bytes:
+    call = unit.calls[0]
+    return json_bytes([call.url, call.params, call.headers])
+
+
+def _merged(calls: Sequence[Call]) -> Call:
+    first = calls[0]
+    bodies = [call.body.value for call in calls if call.body is not None]
+    if first.method in _BODILESS:
+        # What RudderStack's transformer shows; there is nothing to send in a body.
+        shown = {"JSON": {}, "JSON_ARRAY": {"batch": "[]"}, "XML": {}, "FORM": {}}
+        return msgspec.structs.replace(first, extra={"body": shown})
+    return msgspec.structs.replace(first, body=Body("json_array", bodies))
+
+
+def _query(reads: list[_NamedRead], message: dict[str, Any]) -> dict[str, Json]:
+    params: dict[str, Json] = {}
+    for name, read in reads:
+        value = read(message)
+        if _absent(value):
+            continue
+        text = text_of(without_gaps(value))
+        if name in params:  # the same name again: sent as often
+            before = params[name]
+            params[name] = [*before, text] if isinstance(before, list) else [before, text]
+        else:
+            params[name] = text
+    return params
 
 
 def _absent(value: Json) -> bool:
@@ -365,8 +442,8 @@ def _url(url: Json, path_reads: list[tuple[str, Read]], message: dict[str, Any])
     return with_path(str(url), pieces)
 
 
-def _headers(reads: list[_NamedRead], message: dict[str, Any]) -> list[tuple[str, str]] | Refusal:
-    headers = []
+def _headers(reads: list[_NamedRead], message: dict[str, Any]) -> dict[str, str] | Refusal:
+    headers = {}
     for name, read in reads:
         value = read(message)
         if _absent(value):
@@ -378,7 +455,7 @@ def _headers(reads: list[_NamedRead], message: dict[str, Any]) -> list[tuple[str
         text = text_of(value)
         if problem := header_error(name, text):
             return Refusal(problem)
-        headers.append((name, text))
+        headers[name] = text
     return headers
 
 
@@ -390,5 +467,7 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"}),
     doc_url="https://www.rudderstack.com/docs/destinations/http-webhook/setup-guide/",
     mapper=make_mapper,
+    batcher=make_batcher,
+    default_max_batch=_DEFAULT_BATCH,
     own_templates=True,
 )

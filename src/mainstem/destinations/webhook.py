@@ -17,19 +17,20 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, Request
-from mainstem.destinations.kit.body import flat, json_bytes, quoted, text_of
+from mainstem.destinations.base import Body, Call, DestinationSpec, MapContext, Mapped, Mapper, Refusal
+from mainstem.destinations.kit.body import quoted, text_of
 from mainstem.destinations.kit.paths import MISSING, Json, PathInvalid, Read
 from mainstem.destinations.kit.refuse import settled
 from mainstem.destinations.kit.templates import compile_text, constants, is_template
+from mainstem.destinations.kit.values import flattened
 from mainstem.destinations.kit.wire import (
+    Headers,
     configured_url_error,
     header_error,
     header_secrets,
     merged,
     repr_without,
     url_error,
-    with_query,
 )
 from mainstem.events.canonical import Event
 
@@ -117,9 +118,10 @@ def make_mapper(config: Config) -> Mapper:
     read_url: Read | None = compile_text(target, quoted) if is_template(target) else None
     # Which events have nothing of their own in their headers is known beforehand for most workspaces.
     fixed_headers = merged(default, fixed)
+    fixed_parts = _header_parts(fixed_headers)
     secrets = header_secrets((name, said) for name, value in config.header_pairs for said in constants(value))
 
-    def to_request(event: Event, context: MapContext) -> Mapped:
+    def to_call(event: Event, context: MapContext) -> Mapped:
         message = event.message
         url: Json = read_url(message) if read_url is not None else target
         if url is MISSING:
@@ -144,15 +146,39 @@ def make_mapper(config: Config) -> Mapper:
             }
         if (read_url is not None or message is not event.message) and (problem := url_error(url)):
             return Refusal(f"the URL made for this event {problem}")
+        parts = fixed_parts
         if headers is not fixed_headers:
             for name, value in headers:
                 if problem := header_error(name, value):
                     return Refusal(problem)
-        if bodiless:
-            return (Request(method, with_query(url, flat(_details(message))), headers, b"", secrets),)
-        return (Request(method, url, headers, json_bytes(_with_ip(message)), secrets),)
+            parts = _header_parts(headers)
+        return (
+            Call(
+                url=url,
+                method=method,
+                headers=parts[0],
+                params=_params(_details(message)) if bodiless else {},
+                body=None if bodiless else Body("json", _with_ip(message)),
+                user_id=message.get("anonymousId"),
+                extra=parts[1],
+                secrets=secrets,
+            ),
+        )
 
-    return settled(to_request)
+    return settled(to_call)
+
+
+def _header_parts(headers: Headers) -> tuple[dict[str, str], dict[str, Json]]:
+    """Return headers as they are sent, and as RudderStack's transformer spells them: in lower case."""
+    return dict(headers), {"headers": {name.lower(): value for name, value in headers}}
+
+
+def _params(details: Json) -> dict[str, Json]:
+    """Return an object as query parameters: one a leaf, under its path; empty ones are written as JSON."""
+    leaves = flattened(details, lists="bracket")
+    return {
+        path: text_of(value) if isinstance(value, dict | list) else value for path, value in leaves.items()
+    }
 
 
 def _appended(url: str, path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mainstem.destinations.base import ACCESS_TOKEN, Body, BodyKind, Call, Request
 from mainstem.destinations.kit.body import form_bytes, json_bytes, text_of
-from mainstem.destinations.kit.wire import with_query
+from mainstem.destinations.kit.wire import merged, with_query
 
 Json = Any
 
@@ -48,10 +48,13 @@ def encode(call: Call, access_token: str | None = None) -> Request:
         elif value is not None:
             pairs.append((name, text_of(value)))
     headers = [(name, text_of(value)) for name, value in call.headers.items() if value is not None]
+    names = {name.lower() for name, _ in headers}
+    if len(names) != len(headers):
+        # RFC 9110 §5.1: case does not tell names apart. Of two spellings the later one counts.
+        headers = list(merged(headers))
     body = b""
     if call.body is not None:
         body = _bytes_of(call.body)
-        names = {name.lower() for name, _ in headers}
         if "content-type" not in names:
             headers.append(("Content-Type", _TYPES[call.body.kind]))
         if call.body.kind == "gzip" and "content-encoding" not in names:
