@@ -34,6 +34,7 @@ _OURS: Final = {
     "MINIO": "mainstem.destinations.archive:MINIO",
     "S3": "mainstem.destinations.archive:S3",
     "SINGULAR": "mainstem.destinations.singular:SPEC",
+    "SNAPCHAT_CONVERSION": "mainstem.destinations.snapchat_conversion:SPEC",
     "WEBHOOK": "mainstem.destinations.webhook:SPEC",
 }
 

@@ -68,6 +68,7 @@ class Table:
             (
                 tuple(reader(source) for source in row.sources),
                 row.changes,
+                row.target if isinstance(row.target, str) and "." not in row.target else None,
                 _putter(row.target),
                 row,
             )
@@ -84,11 +85,12 @@ class Table:
             NotSent: a required field is missing (a Refusal that names its first source).
         """
         result: dict[str, Json] = {} if into is None else into
-        for reads, changes, put, row in self._compiled:
+        for reads, changes, name, put, row in self._compiled:
             value: Json = MISSING
             for read in reads:
                 value = read(message)
-                if value is not None and (value or present(value)):
+                # Most values are true or absent: only what is left costs a call.
+                if value or (value is not None and value != "" and present(value)):
                     break
             else:
                 value = row.default
@@ -99,7 +101,10 @@ class Table:
             for change in changes:
                 value = change(value)
             if value is not None and value is not MISSING:
-                put(result, value)
+                if name is not None:
+                    result[name] = value
+                else:
+                    put(result, value)
             elif row.required:
                 _missing(row)
         return result

@@ -43,6 +43,7 @@ End = Refusal | Skip | Retry
 
 _NO_SUCH_TYPE: Final = Refusal("no such destination type")
 _NO_EVENT: Final = Refusal("the message is not an object")
+_NO_EVENTS: Final = Refusal("the input is not a list of events")
 
 
 class _Desk:
@@ -139,6 +140,8 @@ def _body(desk: _Desk, vector: Mapping[str, Json]) -> Json:
     if vector["feature"] == "processor":
         return _processed(desk, vector["input"]["body"])
     given = vector["input"]["body"]
+    if not isinstance(given["input"], list):
+        return {"output": [_failed(_NO_EVENTS, [{"destType": given.get("destType")}])]}
     items = _routed(desk, given["input"], vector["input"].get("headers") or {})
     return {"output": items} if vector["feature"] == "router" else items
 

@@ -7,7 +7,7 @@ import msgspec
 
 from mainstem.destinations.base import Body, BodyKind, Call, Payload, Refusal, Retry, Skip, StreamMessage
 from mainstem.destinations.kit.body import json_bytes
-from mainstem.destinations.kit.values import number_text
+from mainstem.destinations.kit.values import mapping, number_text
 from mainstem.events.canonical import Event, id_text, parse_time_ms
 
 Json = Any
@@ -85,8 +85,17 @@ def _part(body: Body) -> Json:
             return {"batch": json_bytes(body.value).decode()}
         case "xml" | "gzip":
             return {"payload": body.value}
+        case "form":
+            return {name: _field(value) for name, value in mapping(body.value).items()}
         case _:
             return body.value
+
+
+def _field(value: Json) -> Json:
+    """Return a form's field: objects in a list are texts there (on the wire the list is JSON in any case)."""
+    if not isinstance(value, list):
+        return value
+    return [json_bytes(item).decode() if isinstance(item, dict) else item for item in value]
 
 
 def call_of(output: Mapping[str, Json]) -> Call:
