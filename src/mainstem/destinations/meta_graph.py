@@ -111,6 +111,8 @@ _FOUND: Final = (
     Row("client_user_agent", *USER_AGENT),
     Row("fbc", "context.fbc", "properties.fbc", "traits.fbc", "context.traits.fbc"),
     Row("fbp", "context.fbp", "properties.fbp", "traits.fbp", "context.traits.fbp"),
+    Row("fb_login_id", "context.fb_login_id"),
+    Row("lead_id", "context.lead_id"),
 )
 
 
@@ -202,7 +204,6 @@ _PERSONAL: Final = frozenset(
         "phone",
         "state",
         "zip",
-        "postalCode",
         "birthday",
     )
 )
