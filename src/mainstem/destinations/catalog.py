@@ -29,6 +29,7 @@ _OURS: Final = {
     "GOOGLE_ADWORDS_REMARKETING_LISTS": "mainstem.destinations.google_adwords_remarketing_lists:SPEC",
     "HS": "mainstem.destinations.hs:SPEC",
     "HTTP": "mainstem.destinations.http:SPEC",
+    "INTERCOM": "mainstem.destinations.intercom:SPEC",
     "KAFKA": "mainstem.destinations.kafka:SPEC",
     "KEEN": "mainstem.destinations.keen:SPEC",
     "MINIO": "mainstem.destinations.archive:MINIO",

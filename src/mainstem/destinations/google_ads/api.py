@@ -26,6 +26,7 @@ from mainstem.destinations.base import (
     Retry,
     Unit,
 )
+from mainstem.destinations.kit.batching import with_body
 from mainstem.destinations.kit.call import json_call
 from mainstem.destinations.kit.dialogue import answer_of, ok, or_postpone
 from mainstem.destinations.kit.refuse import postpone, refuse
@@ -249,3 +250,11 @@ def with_list(calls: Sequence[Call], field: str) -> Call:
     return msgspec.structs.replace(
         first, body=msgspec.structs.replace(first.body, value={**first.body.value, field: items})
     )
+
+
+def validate_only(config: Any, call: Call) -> Call | None:
+    """Return an upload as one that is checked and not taken; None for a request that knows no such form."""
+    del config
+    if call.body is None or not call.label.lstrip("/").startswith("upload"):
+        return None
+    return with_body(call, {**call.body.value, "validateOnly": True})
