@@ -6,13 +6,14 @@ canonical event as JSON. The key is the userId, else the anonymousId, so one use
 partition in order. Sent by `delivery.kafka` with acks=all and an idempotent producer.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal, StreamMessage
-from mainstem.destinations.kit.body import json_bytes
+from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal
 from mainstem.destinations.kit.refuse import settled
+from mainstem.destinations.kit.stream import user_key, whole_event
+from mainstem.destinations.kit.values import integration_options, present
 from mainstem.events.canonical import Event
 from mainstem.secret import Secret
 
@@ -27,7 +28,9 @@ class TopicFor(msgspec.Struct, frozen=True, rename={"name": "from", "topic": "to
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Settings, under RudderStack's names."""
 
-    host_name: str
+    NEEDED_TO_SEND: ClassVar = frozenset({"hostName"})
+
+    host_name: str = ""
     """Broker host; several separated by commas, each with its own port if it is not `port`."""
     port: int = 9092
     """Port of every broker in `hostName` that names none."""
@@ -52,10 +55,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     event_to_topic_map: tuple[TopicFor, ...] = ()
     """Rows `{from: event name, to: topic}`, for track events; goes before the table by type."""
 
+    convert_to_avro: bool = False
+    """RudderStack's Avro encoding. Not done here: a destination that asks for it is not started."""
+
     def __post_init__(self) -> None:
         if self.sasl_type not in ("plain", "sha256", "sha512"):
             raise ValueError("`saslType` is not one of plain, sha256, sha512")
-        if not self.host_name.strip():
+        if self.host_name and not self.host_name.strip():
             raise ValueError("`hostName` is empty; give the brokers' host names")
 
     @property
@@ -75,9 +81,9 @@ def make_mapper(config: Config) -> Mapper:
     by_event = {row.name: row.topic for row in config.event_to_topic_map if row.name and row.topic}
     by_type = {row.name: row.topic for row in config.event_type_to_topic_map if row.name and row.topic}
 
-    def topic_of(event: Event) -> str:
-        wanted = _topic_wanted(event.message.get("integrations"))
-        if wanted:
+    def topic_of(event: Event, options: dict[str, Any]) -> str:
+        wanted = options.get("topic")
+        if isinstance(wanted, str) and wanted:
             return wanted
         if config.enable_multi_topic:
             if event.type == "track" and event.name in by_event:
@@ -87,24 +93,15 @@ def make_mapper(config: Config) -> Mapper:
         return config.topic
 
     def to_messages(event: Event, context: MapContext) -> Mapped:
-        topic = topic_of(event)
+        # What an event asks for itself: `integrations: {Kafka: {topic: …, schemaId: …}}`.
+        options = integration_options(event.message, "Kafka", "KAFKA", "kafka")
+        topic = topic_of(event, options)
         if not topic:
             return Refusal("no topic: set `topic`, a topic for this event, or integrations.Kafka.topic")
-        key = (event.user_id or event.anonymous_id).encode("utf-8", "surrogatepass")
-        return (StreamMessage(topic=topic, key=key, value=json_bytes(event.message)),)
+        schema = {"schemaId": options["schemaId"]} if present(options.get("schemaId")) else {}
+        return (whole_event(event, topic, user_key(event), {"topic": topic, **schema}),)
 
     return settled(to_messages)
-
-
-def _topic_wanted(integrations: Any) -> str:
-    """The topic an event asks for itself: `integrations: {Kafka: {topic: …}}`."""
-    if not isinstance(integrations, dict):
-        return ""
-    for name in ("Kafka", "KAFKA", "kafka"):
-        options = integrations.get(name)
-        if isinstance(options, dict) and isinstance(options.get("topic"), str):
-            return str(options["topic"])
-    return ""
 
 
 SPEC = DestinationSpec(
