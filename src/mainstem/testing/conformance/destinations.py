@@ -184,8 +184,10 @@ def _routed(desk: _Desk, given: Sequence[Json], headers: Mapping[str, str]) -> l
             }
         destination = item.get("destination") or {}
         metadata = item.get("metadata") or {}
+        # Settings that can't refer to the event are the destination's, so its events are one group.
+        config = destination.get("Config") if destination.get("hasDynamicConfig") is not False else None
         key = msgspec.json.encode(
-            [destination.get("ID"), metadata.get("sourceJobId"), destination.get("Config")], order="sorted"
+            [destination.get("ID"), metadata.get("sourceJobId"), config], order="sorted"
         )
         groups.setdefault(key, []).append(item)
     return [answer for items in groups.values() for answer in _group(desk, items)]
