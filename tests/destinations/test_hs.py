@@ -44,7 +44,9 @@ def test_a_contact_without_a_unique_field_is_searched_for(results: Any, expected
         assert f"/batch/{expected}" in repr(mapped)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, "Retry"), (500, "Retry"), (0, "Retry"), (401, "Refusal")])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, "Retry"), (500, "Retry"), (0, "Retry"), (401, "Retry"), (404, "Refusal")]
+)
 def test_what_a_failed_look_up_ends_in(status: int, kind: str) -> None:
     desk = Desk({UNIQUE: Answer(status)})
     ended = talked("HS", CONFIG, {"type": "identify", "traits": {"email": "a@b.c"}}, desk)

@@ -43,6 +43,7 @@ _OURS: Final = {
     "S3": "mainstem.destinations.archive:S3",
     "SINGULAR": "mainstem.destinations.singular:SPEC",
     "SNAPCHAT_CONVERSION": "mainstem.destinations.snapchat_conversion:SPEC",
+    "TIKTOK_ADS": "mainstem.destinations.tiktok_ads:SPEC",
     "WEBHOOK": "mainstem.destinations.webhook:SPEC",
 }
 

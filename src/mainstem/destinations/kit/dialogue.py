@@ -5,7 +5,7 @@ a coroutine (delivery).
 """
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -79,13 +79,20 @@ def ok(answer: Answer) -> bool:
     return 200 <= answer.status < 300
 
 
+_NEEDS_PEOPLE: Final = frozenset((401, 402, 403, 407))
+
+
 def or_postpone(answer: Answer, what: str) -> None:
     """Go on after a 2xx or a 4xx that is about the request; end the mapping for now after 429, 5xx or silence.
+
+    So after 401, 402, 403 and 407: credentials and bills are put right by people, and nothing may be lost until then.
 
     Args:
         what: names the look-up: "search of the contact".
     """
     if answer.status == 429:
         postpone(f"{what}: http 429", 429, throttled=True)
-    if answer.status == 0 or answer.status >= 500:
-        postpone(f"{what}: {answer.error or f'http {answer.status}'}", 500)
+    if answer.status == 0 or answer.status >= 500 or answer.status in _NEEDS_PEOPLE:
+        status = answer.status if answer.status in _NEEDS_PEOPLE else 500
+        reason = f"{what}: {answer.error or f'http {answer.status}'}"
+        raise NotSent(Retry(reason, destination_wide=True, status=status))
