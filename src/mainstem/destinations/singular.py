@@ -184,7 +184,13 @@ def make_mapper(config: Config) -> Mapper:
             extra["data_sharing_options"] = {"limit_data_sharing": limit}
         path = f"/{'v2' if device_id else 'v1'}/{'launch' if is_session else 'evt'}"
         return tuple(
-            Call(method="GET", url=_BASE + path, params={**one, **identity, **extra}, label=path)
+            Call(
+                method="GET",
+                url=_BASE + path,
+                params={**one, **identity, **extra},
+                label=path,
+                secrets=(key,),
+            )
             for one in made
         )
 
