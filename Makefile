@@ -4,7 +4,7 @@ PY ?= python3
 UV := .tools/bin/uv
 BIN := .venv/bin
 
-.PHONY: install serve test check format lock torture bench clean
+.PHONY: install serve test check format lock torture bench conformance clean
 
 install: .venv/.runtime            ## create .venv with the `mainstem` command
 
@@ -29,6 +29,9 @@ torture: .venv/.test               ## 1,000 rounds of kill -9 under load
 
 bench: .venv/.test                 ## every benchmark, ratios within one run
 	$(BIN)/python -m benchmarks
+
+conformance: .venv/.test           ## RudderStack's cases through our mappings; writes docs/reference/conformance.md
+	$(BIN)/python -m tests.conformance --write
 
 lock: $(UV)                        ## resolve the pinned lock files again
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -1,6 +1,7 @@
 """Answers the open vectors with the product's code and scores them with the vectors' own tool.
 
-`python -m tests.conformance [NAME …] [-v]` prints the table; `-v` also each failure's first difference.
+`python -m tests.conformance [NAME …] [-v]` prints the table; `-v` also each failure's first difference. `make conformance`
+(`--write`) answers the first wave's and writes docs/reference/conformance.md.
 The vectors lie in `../shared/vectors`; where they are not, there is nothing to run, and that is said.
 """
 

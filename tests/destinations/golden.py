@@ -11,7 +11,7 @@ from typing import Any
 
 from mainstem.destinations import catalog
 from mainstem.destinations.base import DestinationSpec, Refusal, Skip
-from mainstem.destinations.reference import page
+from mainstem.destinations.reference import index_page, page
 from mainstem.destinations.render import rendered, secrets_in
 from tests.destinations.events import config_of, mapped
 
@@ -43,6 +43,11 @@ def page_of(spec: DestinationSpec) -> str:
     return page(spec, next(iter(cases(spec.name)), None))
 
 
+def index() -> str:
+    """The page that lists all types."""
+    return index_page([spec for name in catalog.names() if (spec := catalog.find_spec(name)) is not None])
+
+
 def write(names: Sequence[str] = ()) -> None:
     """Write the golden outcomes and the pages again, of these types or of all."""
     PAGES.mkdir(parents=True, exist_ok=True)
@@ -55,6 +60,7 @@ def write(names: Sequence[str] = ()) -> None:
             text = json.dumps(done, indent=2, ensure_ascii=False)
             (GOLDEN / f"{name.lower()}.json").write_text(text + "\n")
         (PAGES / f"{name.lower()}.md").write_text(page_of(spec))
+    (PAGES / "index.md").write_text(index())
 
 
 if __name__ == "__main__":

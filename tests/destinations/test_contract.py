@@ -16,7 +16,7 @@ from mainstem.destinations.reference import settings_of
 from mainstem.destinations.render import rendered, secrets_in
 from mainstem.secret import Secret
 from tests.destinations.events import CONTEXT, config_of, event_of
-from tests.destinations.golden import PAGES, cases, outcome, page_of
+from tests.destinations.golden import PAGES, cases, index, outcome, page_of
 
 NAMES = catalog.names()
 MAPPED = [name for name in NAMES if (spec := catalog.find_spec(name)) is not None and spec.mapper is not None]
@@ -84,6 +84,10 @@ def test_the_reference_page_is_current(name: str) -> None:
     assert page.read_text() == page_of(_spec(name)), (
         "write the pages again: python -m tests.destinations.golden"
     )
+
+
+def test_the_list_of_types_is_current() -> None:
+    assert (PAGES / "index.md").read_text() == index(), "write it again: python -m tests.destinations.golden"
 
 
 @pytest.mark.parametrize("name", MAPPED)

@@ -41,6 +41,7 @@ from mainstem.destinations.base import (
 from mainstem.destinations.kit.call import encode
 from mainstem.destinations.kit.dialogue import Ended, drive_async
 from mainstem.destinations.render import described
+from mainstem.destinations.schemas import compile_check
 
 _WAITS = Retry("waits behind an earlier event of the same user")
 
@@ -58,6 +59,7 @@ class HttpAttempt:
         spec: DestinationSpec | None = None,
         config: Any = None,
         tokens: Tokens | None = None,
+        validate: bool = False,
         secrets: Sequence[str] = (),
     ) -> None:
         """
@@ -66,6 +68,8 @@ class HttpAttempt:
             spec: how the destination batches and what its answers mean; None = by status alone.
             config: the destination's settings.
             tokens: where its access tokens come from, if it takes OAuth.
+            validate: whether what dialogues end with is checked against the vendor's schemas (what mappings give by
+                themselves is checked with them).
             secrets: of the destination's settings, hidden where a request is shown.
         """
         self._transport = transport
@@ -73,6 +77,7 @@ class HttpAttempt:
         self._spec = spec
         self._batcher: Batcher | None = spec.batcher(config) if spec is not None and spec.batcher else None
         self._tokens = tokens
+        self._check = compile_check(spec) if validate and spec is not None else None
         self._lookups = Lookups(transport, clock, timeout_s=timeout_s)
         self._secrets = secrets
 
@@ -121,7 +126,13 @@ class HttpAttempt:
             ended = await drive_async(dialogue.start(), ask)
         except TransportError as error:
             return classify_failure(error)
-        return ended if isinstance(ended, tuple) else _as_delivery(ended)
+        if not isinstance(ended, tuple):
+            return _as_delivery(ended)
+        for step in ended:
+            problem = self._check(step) if self._check is not None and isinstance(step, Call) else None
+            if problem:
+                return Rejected(problem)
+        return ended
 
     async def _send(self, payload: Payload, item: Item) -> Delivery:
         if not isinstance(payload, Request | Call):

@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, Final
@@ -21,6 +21,14 @@ from mainstem.secret import Secret
 _GENERATED: Final = (
     "<!-- Generated from the destination's module. Change that, then write the pages again. -->"
 )
+
+
+_PROOFS: Final = {
+    "status": "none but the HTTP status: a delivery is unverifiable",
+    "body": "the answer's body says whether the event was taken",
+    "each event": "the answer says of each event whether it was taken",
+    "validation": "the vendor answers success to anything; its validation endpoint tells more",
+}
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,16 +72,73 @@ def page(spec: DestinationSpec, example: Mapping[str, Any] | None = None) -> str
     heading, _, rest = (inspect.getdoc(module) or "").partition("\n")
     lines = [f"# {spec.title}", "", _GENERATED, "", heading, "", rest.strip(), ""]
     lines += [f"- Type: `{spec.name}`", f"- Events: {', '.join(sorted(spec.message_types))}"]
+    lines += _facts(spec)
     lines += [f"- See also: {spec.doc_url}", "", "## Settings", ""]
     for setting in settings_of(spec.config):
         facts = ["required" if setting.required else f"default {setting.default}"]
         facts += ["secret"] if setting.secret else []
         lines += [f"- `{setting.name}` ({', '.join(facts)})" + (f": {setting.text}" if setting.text else "")]
+    for table in spec.tables:
+        lines += ["", f"## {table.title}", "", "| Field | From, in order of preference | |", "|---|---|---|"]
+        lines += [
+            f"| `{target}` | {', '.join(f'`{source}`' for source in sources)} | {_cell(told)} |"
+            for target, sources, told in table.rows
+        ]
     if example is not None:
         lines += ["", "## Example", "", "Settings:", "", *_json(example["config"])]
         lines += ["", "Event:", "", *_json(example["message"])]
-        lines += ["", "Sent:", "", *_json(example["payloads"])]
+        for member, words in (("payloads", "Sent:"), ("refusal", "Refused:"), ("skip", "Filtered:")):
+            if member in example:
+                lines += ["", words, "", *_json(example[member])]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def index_page(specs: Sequence[DestinationSpec]) -> str:
+    """Return the page that lists every type, as Markdown."""
+    lines = ["# Destinations", "", _GENERATED, ""]
+    lines += [
+        "What events can be sent to. [Add your own](../../how-to/add-a-destination.md). The same list, on the"
+    ]
+    lines += ["command line: `mainstem destination list`.", ""]
+    lines += ["| Type | | Takes | Batches | Proof of acceptance |", "|---|---|---|---|---|"]
+    for spec in specs:
+        batches = f"up to {spec.default_max_batch}" if spec.batcher is not None else ""
+        proof = spec.proof if spec.kind == "http" else "acknowledged"
+        name = spec.name.lower()
+        types = ", ".join(sorted(spec.message_types))
+        lines.append(f"| [`{name}`]({name}.md) | {spec.title} | {types} | {batches} | {proof} |")
+    lines += [
+        "",
+        "Proof of acceptance: what a success says of an event. *status*: that the request arrived, no more.",
+    ]
+    lines += [
+        "*body*, *each event*: that the vendor took it. *validation*: the vendor says success to anything; its"
+    ]
+    lines += ["validation endpoint, which `mainstem destination verify` asks, tells more."]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(spec: DestinationSpec) -> list[str]:
+    """Return what delivery goes by."""
+    facts = [f"- Limits: {spec.limits}"] if spec.limits else []
+    if spec.batcher is not None:
+        facts.append(f"- Batches: up to {spec.default_max_batch} events an attempt")
+    if spec.oauth is not None:
+        facts.append(
+            "- Auth: OAuth; `oauth` in its settings holds `clientId`, `clientSecret` and `refreshToken`"
+        )
+    if spec.kind == "http":
+        facts.append(f"- Proof of acceptance: {_PROOFS[spec.proof]}")
+    if spec.validation is not None:
+        facts.append("- `mainstem destination verify` asks the vendor's validation first")
+    if spec.schemas:
+        pages = sorted({one.doc_url for one in spec.schemas})
+        facts.append(f"- `validate_requests` checks requests against {', '.join(pages)}")
+    return facts
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _json(value: Any) -> list[str]:

@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
-from mainstem.destinations.base import DestinationSpec, MapContext, Mapped, Mapper, Refusal
+from mainstem.destinations.base import Call, DestinationSpec, MapContext, Mapped, Mapper, Refusal
 from mainstem.destinations.catalog import check_config
 from mainstem.destinations.kit.paths import literal
 from mainstem.destinations.kit.values import get, present
+from mainstem.destinations.schemas import Check, compile_check
 from mainstem.events.canonical import Event
 
 Json = Any
@@ -32,12 +33,20 @@ _KEPT: Final = 256
 class CompiledMapping:
     """What a destination makes of each event, whatever is in it: never raises."""
 
-    __slots__ = ("_dynamic", "_fixed", "_kept", "_raw", "_spec")
+    __slots__ = ("_check", "_dynamic", "_fixed", "_kept", "_raw", "_spec")
 
-    def __init__(self, spec: DestinationSpec, config: Any, raw: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        spec: DestinationSpec,
+        config: Any,
+        raw: Mapping[str, Any] | None = None,
+        *,
+        validate: bool = False,
+    ) -> None:
         """
         Args:
             raw: the settings as configured, which may hold references.
+            validate: whether requests are checked against the vendor's schemas.
 
         Raises:
             Exception: the mapping does not accept the settings.
@@ -48,18 +57,25 @@ class CompiledMapping:
         self._kept: OrderedDict[bytes, tuple[Mapper | None, Refusal]] = OrderedDict()
         # Those that read templates themselves (webhook, http) are compiled once in any case.
         self._dynamic = not spec.own_templates and _refers(self._raw)
+        self._check = compile_check(spec) if validate else None
         self._fixed = None if self._dynamic else spec.mapper(config)
 
     def __call__(self, event: Event, context: MapContext) -> Mapped:
         """Map one event."""
         try:
-            if self._fixed is not None:
-                return self._fixed(event, context)
-            return self._by_event(event, context)
+            mapped = self._by_event(event, context) if self._fixed is None else self._fixed(event, context)
+            return mapped if self._check is None else self._checked(mapped, self._check)
         except MemoryError:
             raise  # the machine's trouble, not the event's
         except Exception as error:  # noqa: BLE001 - a bug in one mapping must not stop the loop, nor lose the event
             return Refusal(_mapping_failed(self._spec.name, error))
+
+    def _checked(self, mapped: Mapped, check: Check) -> Mapped:
+        for payload in mapped if isinstance(mapped, tuple) else ():
+            problem = check(payload) if isinstance(payload, Call) else None
+            if problem:
+                return Refusal(problem)
+        return mapped
 
     def _by_event(self, event: Event, context: MapContext) -> Mapped:
         taken: list[str] = []

@@ -241,6 +241,11 @@ def _bots(source: Source) -> tuple[Step, ...]:
 
 def _made(destination: Destination, spec: DestinationSpec) -> CompiledMapping:
     try:
-        return CompiledMapping(spec, destination.config, destination.raw_config)
+        return CompiledMapping(
+            spec,
+            destination.config,
+            destination.raw_config,
+            validate=destination.delivery.validate_requests,
+        )
     except Exception as error:
         raise PlanInvalid(destination.id, f"settings: {type(error).__name__}: {error}") from error

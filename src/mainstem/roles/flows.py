@@ -11,8 +11,8 @@ import msgspec
 from mainstem.clock import Clock
 from mainstem.delivery.guard import AddressGuard
 from mainstem.delivery.http_attempt import HttpAttempt
-from mainstem.delivery.kafka import KafkaSink
 from mainstem.delivery.sender import Sender
+from mainstem.delivery.sinks import SinkRoom, open_sink
 from mainstem.delivery.stream_attempt import StreamAttempt
 from mainstem.delivery.tokens import Tokens
 from mainstem.delivery.transport import Transport
@@ -110,7 +110,7 @@ def make_sender(
     sink: StreamSink | None = None
     secrets = secrets_in((destination.config, destination.raw_config))
     if spec.kind == "stream":
-        sink = _open_sink(destination, spec, around)
+        sink = open_the_sink(destination, spec, around.transport, around.guard, around.clock)
         attempt: HttpAttempt | StreamAttempt = StreamAttempt(sink, secrets=secrets)
     else:
         attempt = HttpAttempt(
@@ -120,6 +120,7 @@ def make_sender(
             spec=spec,
             config=destination.config,
             tokens=open_tokens(destination, spec, around.transport, around.clock),
+            validate=destination.delivery.validate_requests,
             secrets=secrets,
         )
     sender = Sender(
@@ -151,10 +152,19 @@ def open_tokens(
     return Tokens(spec.oauth, grant, transport, clock, timeout_s=destination.delivery.timeout_s)
 
 
-def _open_sink(destination: Destination, spec: DestinationSpec, around: Surroundings) -> StreamSink:
-    if spec.name == "KAFKA":
-        return KafkaSink(destination.config, guard=around.guard, timeout_s=destination.delivery.timeout_s)
-    raise FlowRefused(f"destination {destination.id}: no sender for type {spec.name}")
+def open_the_sink(
+    destination: Destination, spec: DestinationSpec, transport: Transport, guard: AddressGuard, clock: Clock
+) -> StreamSink:
+    """Return the sending end of a destination that is a broker.
+
+    Raises:
+        FlowRefused: no sink knows its type.
+    """
+    room = SinkRoom(transport, guard, clock, destination.delivery.timeout_s)
+    sink = open_sink(spec.name, destination.config, room)
+    if sink is None:
+        raise FlowRefused(f"destination {destination.id}: no sender for type {spec.name}")
+    return sink
 
 
 def _spool(data_dir: Path) -> Path:

@@ -183,6 +183,9 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Events held in memory at most (read, not yet settled)."""
     window_bytes: AtLeastOne = 32 * 1024 * 1024
     """… and bytes of them at most."""
+    validate_requests: bool = False
+    """Check each request against the vendor's documentation, where its destination type states a schema, before it is
+    sent; an event whose request does not fit is a dead letter that names the field."""
     breaker_failures: AtLeastOne = 10
     """Destination-wide failures in a row that open the circuit breaker."""
     breaker_open_s: Seconds = 5.0
