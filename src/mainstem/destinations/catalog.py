@@ -21,7 +21,9 @@ _OURS: Final = {
     "ARCHIVE": "mainstem.destinations.archive:SPEC",
     "AZURE_BLOB": "mainstem.destinations.archive:AZURE_BLOB",
     "AZURE_EVENT_HUB": "mainstem.destinations.azure_event_hub:SPEC",
+    "BRAZE": "mainstem.destinations.braze:SPEC",
     "CONFLUENT_CLOUD": "mainstem.destinations.confluent_cloud:SPEC",
+    "CUSTOMERIO": "mainstem.destinations.customerio:SPEC",
     "DIGITAL_OCEAN_SPACES": "mainstem.destinations.archive:DIGITAL_OCEAN_SPACES",
     "EVENTBRIDGE": "mainstem.destinations.eventbridge:SPEC",
     "FACEBOOK_CONVERSIONS": "mainstem.destinations.facebook_conversions:SPEC",
@@ -39,12 +41,14 @@ _OURS: Final = {
     "KEEN": "mainstem.destinations.keen:SPEC",
     "KINESIS": "mainstem.destinations.kinesis:SPEC",
     "MINIO": "mainstem.destinations.archive:MINIO",
+    "POSTHOG": "mainstem.destinations.posthog:SPEC",
     "REDIS": "mainstem.destinations.redis:SPEC",
     "S3": "mainstem.destinations.archive:S3",
     "SINGULAR": "mainstem.destinations.singular:SPEC",
     "SNAPCHAT_CONVERSION": "mainstem.destinations.snapchat_conversion:SPEC",
     "TIKTOK_ADS": "mainstem.destinations.tiktok_ads:SPEC",
     "WEBHOOK": "mainstem.destinations.webhook:SPEC",
+    "ZENDESK": "mainstem.destinations.zendesk:SPEC",
 }
 
 # What RudderStack keeps in every destination's settings and other parts of Mainstem read, or need not.
