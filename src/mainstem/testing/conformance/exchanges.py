@@ -4,6 +4,7 @@ Equal means method, URL, query parameters and body, as FORMAT.md has it; headers
 look-up that may be used again (`Call.cache_s`) is, once no exchange is left for it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -63,7 +64,8 @@ def _canonical(method: str, url: str, params: Mapping[str, Json], data: Json) ->
     query += [(key, text_of(value)) for key, value in params.items() if value is not None]
     return (
         method.upper(),
-        parts._replace(query="", fragment="").geturl(),
+        # Servers don't tell `//` from `/` either.
+        parts._replace(path=re.sub("/+", "/", parts.path), query="", fragment="").geturl(),
         sorted(query),
         _body(data),
     )
