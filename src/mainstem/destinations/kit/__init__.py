@@ -8,6 +8,7 @@
 * `batching`: several events in one request
 * `dialogue`: mappings that have to look something up first
 * `refuse`: how a mapping says no
+* `user_agent`: browsers in the names that vendors use
 * `body`, `paths`, `templates`, `wire`: bodies, JSONPath, templates, URLs and headers
 
 A destination module imports from here and from `destinations.base`, never from another destination.
