@@ -39,6 +39,7 @@ _OURS: Final = {
     "HTTP": "mainstem.destinations.http:SPEC",
     "INDICATIVE": "mainstem.destinations.indicative:SPEC",
     "INTERCOM": "mainstem.destinations.intercom:SPEC",
+    "ITERABLE": "mainstem.destinations.iterable:SPEC",
     "KAFKA": "mainstem.destinations.kafka:SPEC",
     "KEEN": "mainstem.destinations.keen:SPEC",
     "KINESIS": "mainstem.destinations.kinesis:SPEC",
