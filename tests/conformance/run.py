@@ -1,7 +1,8 @@
 """Answers the open vectors with the product's code and scores them with the vectors' own tool.
 
-`python -m tests.conformance [NAME …] [-v]` prints the table; `-v` also each failure's first difference. `make conformance`
-(`--write`) answers the first wave's and writes docs/reference/conformance.md.
+`python -m tests.conformance [NAME …] [-v]` prints the table; `-v` also each failure's first difference;
+`--deliveries` is about reading vendors' answers. `make conformance` (`--write`) answers the first wave's and writes
+docs/reference/conformance.md.
 The vectors lie in `../shared/vectors`; where they are not, there is nothing to run, and that is said.
 """
 
@@ -14,11 +15,13 @@ from typing import Any
 
 import msgspec
 
-from mainstem.testing.conformance import destinations
+from mainstem.testing.conformance import deliveries, destinations
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT.parent / "shared" / "vectors"
 FOLDERS = ("processor", "router", "batch", "replay/processor", "replay/router")
+DELIVERIES = ("dataDelivery", "replay/dataDelivery")
+"""Scored by what becomes of each job: delivered, throttled, retry, refused. The vectors' own tool compares words."""
 
 
 def there() -> bool:
@@ -76,6 +79,26 @@ def run(names: list[str]) -> dict[tuple[str, str], Line]:
     return results
 
 
+def run_deliveries(names: list[str]) -> dict[tuple[str, str], Line]:
+    """Return, by destination, how many answers mean the same to us as to the peer."""
+    results: dict[tuple[str, str], Line] = {}
+    for name in names:
+        for folder in DELIVERIES:
+            path = VECTORS / "open" / folder / f"{name}.json"
+            for vector in msgspec.json.decode(path.read_bytes()) if path.exists() else []:
+                line = results.setdefault((name, "dataDelivery"), Line())
+                line.total += 1
+                answer = deliveries.answer(vector)
+                expected = deliveries.fates(vector["output"])
+                given = deliveries.fates(answer or {})
+                if expected == given:
+                    line.passed += 1
+                else:
+                    why = f"expected {expected}, given {given}"
+                    line.failures.append((vector["id"], vector.get("name", ""), why))
+    return results
+
+
 def _answer(vector: Any, unmatched: list[str]) -> Any:
     answer = destinations.answer(vector, unmatched)
     return None if answer is None else msgspec.to_builtins(answer)
@@ -89,7 +112,8 @@ def main(arguments: list[str]) -> int:
         return 1
     names = [name for name in arguments if not name.startswith("-")] or names_there()
     total: Counter[str] = Counter()
-    for (name, folder), line in run(names).items():
+    results = run_deliveries(names) if "--deliveries" in arguments else run(names)
+    for (name, folder), line in results.items():
         sys.stdout.write(f"{name:40} {folder:18} {line.passed:4}/{line.total}\n")
         total["passed"] += line.passed
         total["total"] += line.total

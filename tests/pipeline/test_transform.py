@@ -80,7 +80,9 @@ async def judged(
 def sent(outcome: Outcome) -> list[Message]:
     """The messages that a Send's requests carry."""
     assert isinstance(outcome, Send), outcome
-    return [msgspec.json.decode(payload.body)["message"] for payload in outcome.payloads]  # type: ignore[union-attr]
+    requests = [payload for payload in outcome.payloads if isinstance(payload, Request)]
+    assert len(requests) == len(outcome.payloads)
+    return [msgspec.json.decode(request.body)["message"] for request in requests]
 
 
 # ---------------------------------------------------------------- what comes out

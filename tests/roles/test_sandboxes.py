@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from mainstem.clock import SystemClock
+from mainstem.destinations.base import Request
 from mainstem.events.canonical import Event
 from mainstem.events.geo import GeoDatabase
 from mainstem.pipeline.judge import judge_by
@@ -40,7 +41,8 @@ def asking(url: str) -> Event:
 def answer_of(outcome: Outcome) -> Any:
     assert isinstance(outcome, Send), outcome
     (payload,) = outcome.payloads
-    return msgspec.json.decode(payload.body)["message"]["answer"]  # type: ignore[union-attr]
+    assert isinstance(payload, Request)
+    return msgspec.json.decode(payload.body)["message"]["answer"]
 
 
 async def asked(stack: AsyncExitStack, *urls: str, may_fetch: bool = True, private: bool = True) -> list[Any]:

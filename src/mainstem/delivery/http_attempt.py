@@ -142,12 +142,8 @@ class HttpAttempt:
         if not isinstance(sent, tuple):
             return sent
         request, response = sent
-        if self._spec is not None and self._spec.classify_each is not None and isinstance(payload, Call):
-            unit = Unit(0, (payload,), item.event)
-            each = self._spec.classify_each(payload, request, response, [unit])
-            if each is not None and len(each) == 1:
-                return each[0]
-        return self._read(request, response)
+        units = [Unit(0, (payload,), item.event)] if isinstance(payload, Call) else []
+        return read_answer(self._spec, payload, request, response, units)[0]
 
     # ------------------------------------------------------------ many events together
 
@@ -264,11 +260,7 @@ class HttpAttempt:
             if not isinstance(sent, tuple):
                 return [sent] * len(units)
             request, response = sent
-            each = None
-            if self._spec is not None and self._spec.classify_each is not None:
-                each = self._spec.classify_each(call, request, response, units)
-            if each is None or len(each) != len(units):
-                each = [self._read(request, response)] * len(units)
+            each = read_answer(self._spec, call, request, response, units)
             for index, one in enumerate(each):
                 before = results[index]
                 if isinstance(before, Delivered):
@@ -301,12 +293,24 @@ class HttpAttempt:
                 return request, response
             fresh = True
 
-    def _read(self, request: Request, response: Response) -> Delivery:
-        if self._spec is not None and self._spec.classify is not None:
-            read = self._spec.classify(request, response)
-            if read is not None:
-                return read
-        return classify_http(request, response)
+
+def read_answer(
+    spec: DestinationSpec | None,
+    payload: Request | Call,
+    request: Request,
+    response: Response,
+    units: Sequence[Unit],
+) -> Sequence[Delivery]:
+    """Return what an answer means for each unit of a request (for the request itself where there are no units).
+
+    By the destination's reading of single results, else by its reading of the whole, else by the status. Pure.
+    """
+    if spec is not None and spec.classify_each is not None and isinstance(payload, Call):
+        each = spec.classify_each(payload, request, response, units)
+        if each is not None and len(each) == len(units):
+            return each
+    read = spec.classify(request, response) if spec is not None and spec.classify is not None else None
+    return [read or classify_http(request, response)] * max(1, len(units))
 
 
 def _as_delivery(ended: Ended) -> Delivery:

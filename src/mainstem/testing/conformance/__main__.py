@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mainstem.testing.conformance import destinations, user_transformation
+from mainstem.testing.conformance import deliveries, destinations, user_transformation
 from mainstem.transformations.sandbox.runtime import SandboxRuntime
 
 
@@ -19,7 +19,9 @@ async def _answers(vectors: list[dict[str, Any]], *, trace: bool) -> dict[str, A
         transformer = user_transformation.Transformer(of_code, SandboxRuntime)
         found = {vector["id"]: await transformer.answer(vector) for vector in of_code}
     for vector in vectors:
-        if vector.get("feature") in destinations.FEATURES:
+        if vector.get("feature") == deliveries.FEATURE:
+            found[vector["id"]] = deliveries.answer(vector)
+        elif vector.get("feature") in destinations.FEATURES:
             unmatched: list[str] = []
             found[vector["id"]] = destinations.answer(vector, unmatched)
             if trace:

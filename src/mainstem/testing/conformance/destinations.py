@@ -37,6 +37,8 @@ PARTNER: Final = "RudderStack"
 EVERY_TYPE: Final = frozenset(("identify", "track", "page", "screen", "group", "alias"))
 _BATCHED_LATER: Final = frozenset(("AM",))
 """What the transformer's router answers by itself, as a list; only its /batch puts events of it together."""
+_JOINED: Final = frozenset(("BRAZE",))
+"""What it answers as one list of requests for all events, unless an environment variable asks for an item each."""
 Json = Any
 Answer = dict[str, Json]
 End = Refusal | Skip | Retry
@@ -52,6 +54,10 @@ class _Desk:
     def __init__(self, vector: Mapping[str, Json], spec: DestinationSpec) -> None:
         self.spec = spec
         self.feature = str(vector["feature"])
+        environment = (vector.get("pins") or {}).get("env") or {}
+        self.joined = spec.name in _JOINED and not environment.get(
+            f"{spec.name}_PER_JOB_DELIVERY_MAPPING_WORKSPACE_IDS"
+        )
         self.now_ms = now_of(vector)
         pinned = (vector.get("pins") or {}).get("uuid")
         self.fixed_id = str(pinned[0] if isinstance(pinned, list) and pinned else pinned or "")
@@ -238,12 +244,17 @@ def _batches(desk: _Desk, mapping: Any, units: Sequence[Unit]) -> Sequence[Batch
         return [alone(unit) for unit in units]
     made = desk.spec.batcher(mapping[1])(units)
     if isinstance(made, Sequence):
-        return made
+        return [_joined(made)] if desk.joined else made
     ended = drive(made, desk.exchanges.ask)
     if isinstance(ended, Sequence):
         return ended
     refusal = ended if isinstance(ended, Refusal) else Refusal(str(failure_of(ended)["error"]), ended.status)
     return [Batch((), tuple(unit.index for unit in units), refusal=refusal)]
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    calls = tuple(call for batch in batches for call in batch.calls)
+    return Batch(calls, tuple(sorted(index for batch in batches for index in batch.units)), many=True)
 
 
 def _failed(end: End, metadata: list[Json]) -> Json:
