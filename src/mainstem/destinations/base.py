@@ -71,6 +71,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A look-up only: for how long its answer may be used again for the same request."""
     secrets: tuple[str, ...] = ()
     """Texts in it that must not be shown, beside those typed `Secret` in the settings."""
+    aside: Mapping[str, Any] = {}
+    """For the batching alone: neither shown nor sent."""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ from mainstem.destinations.base import DestinationSpec, OAuthGrant
 from mainstem.secret import Secret
 
 _OURS: Final = {
+    "ADJ": "mainstem.destinations.adj:SPEC",
+    "AF": "mainstem.destinations.af:SPEC",
     "AM": "mainstem.destinations.am:SPEC",
     "ARCHIVE": "mainstem.destinations.archive:SPEC",
     "AZURE_BLOB": "mainstem.destinations.archive:AZURE_BLOB",
@@ -29,6 +31,7 @@ _OURS: Final = {
     "EVENTBRIDGE": "mainstem.destinations.eventbridge:SPEC",
     "FACEBOOK_CONVERSIONS": "mainstem.destinations.facebook_conversions:SPEC",
     "FACEBOOK_PIXEL": "mainstem.destinations.facebook_pixel:SPEC",
+    "FB_CUSTOM_AUDIENCE": "mainstem.destinations.fb_custom_audience:SPEC",
     "GA4": "mainstem.destinations.ga4:SPEC",
     "GCS": "mainstem.destinations.archive:GCS",
     "GOOGLEPUBSUB": "mainstem.destinations.googlepubsub:SPEC",
@@ -48,6 +51,9 @@ _OURS: Final = {
     "POSTHOG": "mainstem.destinations.posthog:SPEC",
     "REDIS": "mainstem.destinations.redis:SPEC",
     "S3": "mainstem.destinations.archive:S3",
+    "SALESFORCE": "mainstem.destinations.salesforce:SPEC",
+    "SALESFORCE_OAUTH": "mainstem.destinations.salesforce:OAUTH",
+    "SALESFORCE_OAUTH_SANDBOX": "mainstem.destinations.salesforce:OAUTH_SANDBOX",
     "SEGMENT": "mainstem.destinations.segment:SPEC",
     "SINGULAR": "mainstem.destinations.singular:SPEC",
     "SLACK": "mainstem.destinations.slack:SPEC",
