@@ -396,6 +396,8 @@ _THROTTLED: Final = frozenset((4, 17, 32, 613)) | frozenset(range(80000, 80015))
 _TRANSIENT: Final = frozenset((1, 2, 341, 368))
 _CREDENTIALS: Final = frozenset((102, 190, 463, 467))
 _PERMISSION: Final = frozenset((3, 10)) | frozenset(range(200, 300))
+_ACCOUNT: Final = frozenset((2655, 1487301))
+"""Terms that were not accepted, an audience that is not shared with the ad account: repaired by people."""
 _NO_SUCH_OBJECT: Final = 33
 """A wrong id, or one the token may not see: nothing the event could change."""
 
@@ -427,7 +429,7 @@ def read_answer(
         return Retry(f"{reason}: the access token is refused", destination_wide=True, answer=answer)
     if error.get("is_transient") is True or code in _TRANSIENT:
         return Retry(f"{reason}: transient", destination_wide=response.status >= 500, answer=answer)
-    if code in _PERMISSION or (code == 100 and subcode == _NO_SUCH_OBJECT):
+    if code in _PERMISSION or code in _ACCOUNT or (code == 100 and subcode == _NO_SUCH_OBJECT):
         return Retry(f"{reason}: a permission is missing", destination_wide=True, answer=answer)
     if code == 100 or code in (2635, 2500):
         return Rejected(f"{reason}: invalid parameter", answer)
