@@ -19,6 +19,7 @@ from mainstem.secret import Secret
 _OURS: Final = {
     "ADJ": "mainstem.destinations.adj:SPEC",
     "AF": "mainstem.destinations.af:SPEC",
+    "ALGOLIA": "mainstem.destinations.algolia:SPEC",
     "AM": "mainstem.destinations.am:SPEC",
     "ARCHIVE": "mainstem.destinations.archive:SPEC",
     "AZURE_BLOB": "mainstem.destinations.archive:AZURE_BLOB",
@@ -46,6 +47,8 @@ _OURS: Final = {
     "KAFKA": "mainstem.destinations.kafka:SPEC",
     "KEEN": "mainstem.destinations.keen:SPEC",
     "KINESIS": "mainstem.destinations.kinesis:SPEC",
+    "KLAVIYO": "mainstem.destinations.klaviyo:SPEC",
+    "MAILCHIMP": "mainstem.destinations.mailchimp:SPEC",
     "MINIO": "mainstem.destinations.archive:MINIO",
     "PINTEREST_TAG": "mainstem.destinations.pinterest_tag:SPEC",
     "POSTHOG": "mainstem.destinations.posthog:SPEC",
