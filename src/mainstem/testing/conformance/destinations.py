@@ -206,7 +206,8 @@ def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
     for item in items:
         message = item.get("message")
         if isinstance(message, dict) and (desk.feature == "batch" or message.get("statusCode")):
-            made: Any = (event_of({}, {}, desk.now_ms), (call_of(message),))
+            # Made before: the request itself, or as the processor answers it.
+            made: Any = (event_of({}, {}, desk.now_ms), (call_of(message.get("output") or message),))
         else:
             made = desk.map(item)
         if not isinstance(made, tuple):
@@ -218,7 +219,7 @@ def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
     if not units:
         return answers
     mapping = desk.mapping_of(items[0].get("destination") or {})
-    for batch in _batches(desk, mapping, units):
+    for batch in _batches_as_asked(desk, mapping, units, places):
         metadata = [places[index].get("metadata") for index in batch.units]
         if batch.refusal is not None:
             answers.append(_failed(batch.refusal, metadata))
@@ -235,6 +236,16 @@ def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
             }
         )
     return answers
+
+
+def _batches_as_asked(
+    desk: _Desk, mapping: Any, units: Sequence[Unit], places: Sequence[Json]
+) -> list[Batch]:
+    """Return the batches; jobs marked `dontBatch`, because their batch was refused before, are each by themselves."""
+    single = [unit for unit in units if (places[unit.index].get("metadata") or {}).get("dontBatch")]
+    rest = [unit for unit in units if unit not in single]
+    groups = ([rest] if rest else []) + [[unit] for unit in single]
+    return [batch for group in groups for batch in _batches(desk, mapping, group)]
 
 
 def _batches(desk: _Desk, mapping: Any, units: Sequence[Unit]) -> Sequence[Batch]:
