@@ -102,7 +102,7 @@ class _Desk:
             self.now_ms,
             str(destination.get("ID") or ""),
             metadata=metadata,
-            secret=metadata.get("secret") or {},
+            secret=_secret_of(metadata),
             connection=item.get("connection") or {},
             partner=PARTNER,
             fixed_id=self.fixed_id,
@@ -120,6 +120,12 @@ class _Desk:
             else:
                 payloads.append(payload)
         return (event, tuple(payloads)) if payloads else Skip("nothing to send")
+
+
+def _secret_of(metadata: Mapping[str, Json]) -> Mapping[str, str]:
+    """Return what OAuth gave; a token that is there under RudderStack's other name for it, under ours too."""
+    secret: Mapping[str, str] = metadata.get("secret") or {}
+    return {"access_token": secret["accessToken"], **secret} if "accessToken" in secret else secret
 
 
 def answer(vector: Mapping[str, Json], unmatched: list[str] | None = None) -> Answer | None:
