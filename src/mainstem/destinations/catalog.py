@@ -26,6 +26,7 @@ _OURS: Final = {
     "AZURE_EVENT_HUB": "mainstem.destinations.azure_event_hub:SPEC",
     "BRANCH": "mainstem.destinations.branch:SPEC",
     "BRAZE": "mainstem.destinations.braze:SPEC",
+    "CLEVERTAP": "mainstem.destinations.clevertap:SPEC",
     "CONFLUENT_CLOUD": "mainstem.destinations.confluent_cloud:SPEC",
     "CUSTOMERIO": "mainstem.destinations.customerio:SPEC",
     "DIGITAL_OCEAN_SPACES": "mainstem.destinations.archive:DIGITAL_OCEAN_SPACES",
@@ -53,6 +54,7 @@ _OURS: Final = {
     "KLAVIYO": "mainstem.destinations.klaviyo:SPEC",
     "MAILCHIMP": "mainstem.destinations.mailchimp:SPEC",
     "MINIO": "mainstem.destinations.archive:MINIO",
+    "MOENGAGE": "mainstem.destinations.moengage:SPEC",
     "MP": "mainstem.destinations.mp:SPEC",
     "PINTEREST_TAG": "mainstem.destinations.pinterest_tag:SPEC",
     "POSTHOG": "mainstem.destinations.posthog:SPEC",
@@ -66,6 +68,7 @@ _OURS: Final = {
     "SLACK": "mainstem.destinations.slack:SPEC",
     "SNAPCHAT_CONVERSION": "mainstem.destinations.snapchat_conversion:SPEC",
     "TIKTOK_ADS": "mainstem.destinations.tiktok_ads:SPEC",
+    "WEBENGAGE": "mainstem.destinations.webengage:SPEC",
     "WEBHOOK": "mainstem.destinations.webhook:SPEC",
     "ZENDESK": "mainstem.destinations.zendesk:SPEC",
 }

@@ -196,7 +196,7 @@ def _person(message: dict[str, Json], config: Config, more: dict[str, Json]) -> 
 
 def _tokens(message: dict[str, Json], person: dict[str, Json], config: Config) -> list[tuple[str, Json]]:
     """Return the registrations of the push tokens in the context, as (operation, body)."""
-    who = {name: person[name] for name in ("email", "userId") if name in person}
+    who: dict[str, Json] = {name: person[name] for name in ("email", "userId") if name in person}
     found: list[tuple[str, Json]] = []
     token = first(message, "context.device.token")
     if present(token):
@@ -205,7 +205,7 @@ def _tokens(message: dict[str, Json], person: dict[str, Json], config: Config) -
         device: dict[str, Json] = {"token": token, "platform": "APNS" if apple else "GCM"}
         if config.package_name:
             device["applicationName"] = config.package_name
-        body = {"device": device, **who, "preferUserId": config.prefer_user_id}
+        body: dict[str, Json] = {"device": device, **who, "preferUserId": config.prefer_user_id}
         found.append(("users/registerDeviceToken", body))
     token = first(message, "context.os.token")
     if present(token):
