@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
+from mainstem.bulk.gatherer import Gatherer
+from mainstem.bulk.plan import Judge, Verdict
 from mainstem.clock import Clock, FixedClock
 from mainstem.destinations.archive import Config
 from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
-from mainstem.lake.archiver import Archiver
+from mainstem.lake.archive_writer import ArchiveWriter
 from mainstem.lake.line import ArchivedEvent
-from mainstem.lake.plan import Judge, Verdict
 from mainstem.lake.reader import ArchiveReader
 from mainstem.lake.store import LocalStore, Store
 from mainstem.ledger.base import CountKey, Ledger
@@ -153,12 +154,13 @@ class Rig:
         self.instead = instead
         self.spool = spool
 
-    def archiver(self, **changed: Any) -> Archiver:
+    def archiver(self, **changed: Any) -> Gatherer:
         parts: dict[str, Any] = {
             "cursor": CURSOR,
             "destination": CURSOR,
-            "config": self.config,
-            "store": self.store,
+            "writer": ArchiveWriter(
+                changed.pop("config", self.config), changed.pop("store", self.store), self.spool
+            ),
             "stream": self.stream,
             "ledger": self.ledger,
             "clock": self.clock,
@@ -166,9 +168,9 @@ class Rig:
             "judge": judge_by(changed.pop("evaluate", self.evaluate), changed.pop("instead", self.instead)),
             **changed,
         }
-        return Archiver(**parts)
+        return Gatherer(**parts)
 
-    async def assigned(self, partitions: Iterable[int] = range(PARTITIONS), **changed: Any) -> Archiver:
+    async def assigned(self, partitions: Iterable[int] = range(PARTITIONS), **changed: Any) -> Gatherer:
         """An archiver that owns partitions, as the role starts one."""
         archiver = self.archiver(**changed)
         wanted = tuple(partitions)

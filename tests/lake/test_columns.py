@@ -43,6 +43,8 @@ async def test_a_folder_of_them_is_a_hive_table(tmp_path: Path) -> None:
 async def test_json_lines_alone_do_not_load_pyarrow(tmp_path: Path) -> None:
     import asyncio
 
-    code = "import sys, mainstem.lake.archiver, mainstem.lake.reader; sys.exit('pyarrow' in sys.modules)"
+    code = (
+        "import sys, mainstem.lake.archive_writer, mainstem.lake.reader; sys.exit('pyarrow' in sys.modules)"
+    )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0

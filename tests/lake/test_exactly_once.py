@@ -1,6 +1,6 @@
 """Every crash, every failure, every pair of workers: the archive holds each event exactly once.
 
-The proof is in `mainstem.lake.plan`; here each of its sentences is attacked.
+The proof is in `mainstem.bulk.plan`; here each of its sentences is attacked.
 """
 
 import asyncio
@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import msgspec
 import pytest
 
+from mainstem.bulk.errors import BulkError, PlanBroken
+from mainstem.bulk.gatherer import Gatherer
 from mainstem.clock import FixedClock
 from mainstem.destinations.archive import Config
-from mainstem.lake.archiver import Archiver
-from mainstem.lake.errors import LakeError, PlanBroken, StoreUnavailable
+from mainstem.lake.errors import LakeError, StoreUnavailable
 from mainstem.lake.store import LocalStore, Store, open_store
 from mainstem.ledger.base import LedgerError, Position
 from mainstem.stream.base import StreamError
@@ -322,11 +323,11 @@ class Interleaving:
                 self._waiting.pop().set_result(None)
 
 
-async def _until_done(archiver: Archiver) -> None:
+async def _until_done(archiver: Gatherer) -> None:
     for _ in range(200):
         try:
             await archiver.flush_now()
-        except (LakeError, LedgerError, StreamError):
+        except (BulkError, LedgerError, StreamError):
             continue
         return
     raise AssertionError("no progress")
@@ -342,8 +343,11 @@ async def test_workers_that_all_believe_they_own_the_partitions(tmp_path: Path, 
     workers = []
     for _ in range(3):
         owned = sorted(chance.sample(range(PARTITIONS), chance.randint(2, PARTITIONS)))
-        archiver = await rig.assigned(owned, config=Config(max_events=chance.randint(1, 9)))
-        archiver._store = PointedStore(rig.store, turns.point)
+        archiver = await rig.assigned(
+            owned,
+            config=Config(max_events=chance.randint(1, 9)),
+            store=PointedStore(rig.store, turns.point),
+        )
         archiver._ledger = PointedLedger(rig.ledger, turns.point)
         workers.append(asyncio.create_task(_until_done(archiver)))
     await asyncio.wait_for(turns.drive(workers), 60)

@@ -1,1 +1,1 @@
-"""The archive: every event, losslessly, in files; written exactly once (`plan`), read back for replay (`reader`)."""
+"""The archive: every event, losslessly, in files; exactly once (`bulk.plan`), read back for replay (`reader`)."""

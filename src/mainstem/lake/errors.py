@@ -1,15 +1,15 @@
 """What can go wrong between us and the files.
 
-LakeError
-├── StoreUnavailable   the folder or bucket failed; the archiver backs off and tries again
-├── ArchiveDamaged     a file is not what was written; the text names it
-└── PlanBroken         a plan can't be carried out as it was noted (the log gave other bytes)
+BulkError
+└── LakeError
+    ├── StoreUnavailable   the folder or bucket failed; the gatherer backs off and tries again
+    └── ArchiveDamaged     a file is not what was written; the text names it
 """
 
-from mainstem.errors import MainstemError
+from mainstem.bulk.errors import BulkError
 
 
-class LakeError(MainstemError):
+class LakeError(BulkError):
     """The lake failed."""
 
 
@@ -27,7 +27,3 @@ class ArchiveDamaged(LakeError):
     def __init__(self, name: str, why: str) -> None:
         super().__init__(f"archive file {name} is damaged: {why}")
         self.name = name
-
-
-class PlanBroken(LakeError):
-    """The log no longer gives the bytes that were planned; the text names the partition and offsets."""

@@ -1,6 +1,6 @@
 """From planned records to finished files, in bounded memory.
 
-archiver -> **files** -> store. Lines are collected per file and compressed a mebibyte at a time into a spool,
+archive writer -> **files** -> store. Lines are collected per file and compressed a mebibyte at a time into a spool,
 which moves to a temporary file when it grows. A `.jsonl.gz` file is therefore a series of gzip members, which
 every reader of gzip takes as one stream. The same records in the same order give the same bytes: blocks end
 after a number of bytes, never after a time, and gzip headers carry no time.
@@ -8,15 +8,17 @@ after a number of bytes, never after a time, and gzip headers carry no time.
 
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, Final, Protocol, cast
 
+import msgspec
+
+from mainstem.bulk.plan import Plan
 from mainstem.destinations.archive import Format
 from mainstem.events.stored import REJECTED, StoredEvent
 from mainstem.lake.layout import HOUR_MS, SUFFIXES, FileKey, stem_of
 from mainstem.lake.line import LineEncoder
-from mainstem.lake.plan import Plan
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
@@ -75,11 +77,20 @@ class _ColumnFile:
         return self._spool
 
 
+class PlannedSettings(msgspec.Struct, frozen=True, array_like=True):
+    """What of an archive's settings decides the bytes of files; stored in plans."""
+
+    prefix: str
+    formats: tuple[Format, ...]
+    compression_level: int
+
+
 class PlannedFiles:
     """The files of one plan, being made. Records come in order of partition and offset."""
 
     def __init__(self, plan: Plan, spool_dir: Path | None = None) -> None:
         self._plan = plan
+        self._settings = msgspec.msgpack.decode(plan.settings, type=PlannedSettings)
         self._spool_dir = None if spool_dir is None else str(spool_dir)
         self._open: dict[tuple[FileKey, Format], _Writer] = {}
         self._spools: list[IO[bytes]] = []
@@ -89,14 +100,14 @@ class PlannedFiles:
         """Add (event, partition, offset, sequence) of records that the plan writes."""
         for event, partition, offset, sequence in records:
             key = FileKey(event.source_id, event.received_at_ms // HOUR_MS, event.kind == REJECTED)
-            for file_format in self._plan.formats:
+            for file_format in self._settings.formats:
                 writer = self._open.get((key, file_format))
                 if writer is None:
                     writer = self._open[key, file_format] = self._begin(file_format)
                 writer.add(event, partition, offset, sequence)
 
-    def finish(self) -> list[tuple[str, BinaryIO]]:
-        """Return the names and contents, in order of name."""
+    def finish(self) -> None:
+        """All records are there."""
         if self._finished is None:
             self._finished = sorted(
                 (
@@ -105,7 +116,10 @@ class PlannedFiles:
                 ),
                 key=lambda item: item[0],
             )
-        return self._finished
+
+    def files(self) -> Sequence[tuple[str, BinaryIO]]:
+        """Return the names and contents of a finished plan, in order of name."""
+        return self._finished or ()
 
     def close(self) -> None:
         """Let go of the spools."""
@@ -118,7 +132,7 @@ class PlannedFiles:
 
     def _name(self, key: FileKey, file_format: Format) -> str:
         plan = self._plan
-        return stem_of(plan.prefix, key, plan.sequence, plan.id) + SUFFIXES[file_format]
+        return stem_of(self._settings.prefix, key, plan.sequence, plan.id) + SUFFIXES[file_format]
 
     def _begin(self, file_format: Format) -> _Writer:
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - `close` closes them all
@@ -126,5 +140,7 @@ class PlannedFiles:
         )
         self._spools.append(spool)
         return (
-            _LineFile(spool, self._plan.compression_level) if file_format == "jsonl" else _ColumnFile(spool)
+            _LineFile(spool, self._settings.compression_level)
+            if file_format == "jsonl"
+            else _ColumnFile(spool)
         )

@@ -8,6 +8,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from mainstem.bulk.gatherer import Gatherer
+from mainstem.bulk.plan import Verdict
 from mainstem.clock import Clock
 from mainstem.delivery.guard import AddressGuard
 from mainstem.delivery.http_attempt import HttpAttempt
@@ -24,8 +26,7 @@ from mainstem.destinations.render import secrets_in
 from mainstem.errors import MainstemError
 from mainstem.events.canonical import Event
 from mainstem.events.stored import StoredEvent
-from mainstem.lake.archiver import Archiver
-from mainstem.lake.plan import Verdict
+from mainstem.lake.archive_writer import ArchiveWriter
 from mainstem.lake.store import open_store
 from mainstem.ledger.base import HOUR_MS, CountKey, Ledger, Position
 from mainstem.pipeline.decode import Decoder
@@ -225,16 +226,16 @@ class FilesFlow:
         self._judge = judge_by(plan, around.transformer)
         self._decode = decode_with(decoder)
         self._clock = around.clock
-        self._archiver = Archiver(
+        spool_dir = _spool(around.data_dir)
+        self._gatherer = Gatherer(
             cursor=destination.id,
             destination=destination.id,
-            config=config,
-            store=open_store(config, around.data_dir),
+            writer=ArchiveWriter(config, open_store(config, around.data_dir), spool_dir),
             stream=around.stream,
             ledger=around.ledger,
             clock=around.clock,
             judge=self._verdicts,
-            spool_dir=_spool(around.data_dir),
+            spool_dir=spool_dir,
         )
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -243,12 +244,12 @@ class FilesFlow:
         self._judge, self._decode = judge_by(plan, self._transformer), decode_with(decoder)
 
     async def assign(self, positions: Mapping[int, Position]) -> None:
-        await self._archiver.assign(positions)
+        await self._gatherer.assign(positions)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"archiver {self._destination_id}")
 
     async def revoke(self, partitions: frozenset[int]) -> None:
-        await self._archiver.revoke(partitions)
+        await self._gatherer.revoke(partitions)
 
     async def drain(self, timeout_s: float) -> None:
         self._stop.set()
@@ -260,12 +261,12 @@ class FilesFlow:
                 await asyncio.gather(self._task, return_exceptions=True)
 
     def status(self) -> Any:
-        return {"kind": "files", **msgspec.to_builtins(self._archiver.status())}
+        return {"kind": "files", **msgspec.to_builtins(self._gatherer.status())}
 
     async def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                await self._archiver.run(self._stop)
+                await self._gatherer.run(self._stop)
             except StreamClosed:
                 return
             except Exception:  # noqa: BLE001 - a bug met by one event must not end the archive unseen

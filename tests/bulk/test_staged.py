@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mainstem.bulk.errors import PlanBroken
+from mainstem.bulk.staged import StagedReader, Staging, folder_of, path_of, sweep
 from mainstem.clock import FixedClock
 from mainstem.destinations.archive import Config
 from mainstem.events.stored import StoredEvent, decode_stored
-from mainstem.lake.errors import PlanBroken, StoreUnavailable
+from mainstem.lake.errors import StoreUnavailable
 from mainstem.lake.reader import ArchiveReader
-from mainstem.lake.staged import StagedReader, Staging, folder_of, path_of, sweep
 from mainstem.stream.base import Record
 from mainstem.transformations.base import SandboxUnavailable
 from tests.lake.rig import START_MS, Rig, append, as_it_was, changed, event, local

@@ -1,14 +1,14 @@
-"""Why the archive holds each event exactly once: the plan, and the proof.
+"""Why what takes batches holds each event exactly once: the plan, and the proof.
 
 The parts
 ---------
 * The **log** gives the same records for the same offsets, always.
-* The **cursor** `X` is the destination's position per partition in the ledger: below it, everything is in
-  files (or filtered, and counted).
+* The **cursor** `X` is the destination's position per partition in the ledger: below it, everything is written, in
+  files or tables (or filtered, and counted).
 * The **plan cursor** `plan:X` is a second position per partition: below it, everything has been planned. Its
   note holds the last plan. `settle` moves positions by compare-and-set, several in one transaction.
-* A **plan** is all that decides the bytes of a set of files: for each partition a range of offsets, which
-  records of it are left out, the formats, the compression, the folder; and a digest of the records. Where
+* A **plan** is all that decides the bytes of a batch: for each partition a range of offsets, which records of it
+  are left out, the writer's settings (an archive's formats, compression, folder); and a digest of the records. Where
   transformations changed records, what they became is **staged** (`staged.py`), and the plan has its digest.
 
 The steps
@@ -18,17 +18,18 @@ The steps
 2. Plan: what is staged becomes durable under the plan's name. One transaction moves `plan:X` from a to b in
    every partition of the plan and stores the plan. Only possible where `X` = `plan:X`, that is, where no
    earlier plan is open.
-3. Write: read the ranges again, and what is staged; make the files, put them. `put` is atomic, durable, and
-   replaces.
+3. Write: read the ranges again, and what is staged; make the batch, write it. A writer writes the same plan any
+   number of times with one result: files are put atomically under the plan's names, tables take the rows together
+   with the plan's id in one transaction.
 4. Settle: one transaction moves `X` from a to b in every partition of the plan, with the counts.
 
 The proof
 ---------
-*A plan's files are a function of the plan.* Names contain the plan's id; contents are the planned records in
-order of partition and offset (or what is staged in place of one), encoded by the plan's own settings. Rules,
+*A plan's batch is a function of the plan.* Files' names contain the plan's id; contents are the planned records in
+order of partition and offset (or what is staged in place of one), made by the plan's own settings. Rules,
 transformations, settings and clocks are not asked again: their decisions are in the plan. So step 3 may run any
-number of times, by anyone, in any mixture of old and new runs: the result is the same set of files. That makes
-fenced workers harmless: one that was declared dead and writes on puts the same bytes under the same names.
+number of times, by anyone, in any mixture of old and new runs: the result is the same. That makes fenced workers
+harmless: one that was declared dead and writes on writes the same again.
 
 *Plans of one partition never overlap and leave no gap.* They are links of one chain: each moves `plan:X` from
 where the last one ended, by compare-and-set; of two workers that plan from the same place, one is `Fenced` and
@@ -50,7 +51,7 @@ If the software was upgraded in between, files may differ in compression but hol
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -58,10 +59,8 @@ import msgspec
 import xxhash
 from pyroaring import BitMap
 
-from mainstem.destinations.archive import Config, Format
+from mainstem.bulk.staged import Staging
 from mainstem.events.stored import StoredEvent
-from mainstem.lake.layout import FileKey
-from mainstem.lake.staged import Staging
 from mainstem.ledger.base import CountKey
 from mainstem.stream.base import Record
 
@@ -118,9 +117,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     """One more than the highest of the partitions' last plans: orders the files of a partition."""
     place: str
-    prefix: str
-    formats: tuple[Format, ...]
-    compression_level: int
+    settings: bytes
+    """The writer's own, as they were when it was made."""
     ranges: tuple[Range, ...]
     counts: tuple[tuple[CountKey, int], ...]
     written: int
@@ -177,14 +175,22 @@ class Gathering:
     """What has been read and decided since the last plan: offsets, decisions and sums; events only where they were
     transformed, and those on disk."""
 
-    def __init__(self, config: Config, starts: Mapping[int, int], staged: Path) -> None:
+    def __init__(
+        self,
+        written: Collection[str],
+        part: Callable[[CountKey], object],
+        starts: Mapping[int, int],
+        staged: Path,
+    ) -> None:
         """
         Args:
+            written: outcomes of records that are written.
+            part: see `Writer.part`.
             staged: the folder for what transformed records became.
         """
-        self._config = config
         self._staged = staged
-        self._written = (DELIVERED, REJECTED) if config.include_rejected else (DELIVERED,)
+        self._written = written
+        self._part = part
         self._starts = starts
         self._parts: dict[int, _Gathered] = {}
         self.started_at: float | None = None
@@ -222,22 +228,22 @@ class Gathering:
         return sum(part.counts.total() for part in self._parts.values())
 
     @property
-    def bytes(self) -> int:
+    def length_bytes(self) -> int:
         return sum(part.bytes for part in self._parts.values())
 
     @property
-    def files(self) -> int:
-        """How many files (of one format) it would become."""
+    def parts(self) -> int:
+        """How many parts (files of one format, tables) it would become."""
         return len(
             {
-                FileKey(key.source_id, key.hour, key.outcome == REJECTED)
+                self._part(key)
                 for part in self._parts.values()
                 for key in part.counts
                 if key.outcome in self._written
             }
         )
 
-    def plan(self, cursor: str, place: str, sequence: int) -> Plan:
+    def plan(self, cursor: str, place: str, settings: bytes, sequence: int) -> Plan:
         """Return the plan of what was gathered (something was)."""
         ranges = tuple(
             Range(
@@ -260,9 +266,7 @@ class Gathering:
             id=identity,
             sequence=sequence,
             place=place,
-            prefix=self._config.prefix,
-            formats=self._config.formats,
-            compression_level=self._config.compression_level,
+            settings=settings,
             ranges=ranges,
             counts=tuple(counts.items()),
             written=sum(count for key, count in counts.items() if key.outcome in self._written),

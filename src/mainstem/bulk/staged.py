@@ -24,8 +24,8 @@ from uuid import uuid4
 import msgspec
 import xxhash
 
+from mainstem.bulk.errors import PlanBroken
 from mainstem.events.stored import StoredEvent
-from mainstem.lake.errors import PlanBroken
 
 _LENGTH: Final = struct.Struct(">I")
 

@@ -1,8 +1,8 @@
-"""The archiver: moves one destination of kind `files` through the log, exactly once.
+"""The gatherer: moves one destination that takes batches through the log, exactly once.
 
-stream -> **archiver** -> store. It gathers decisions about records until a flush is due (events, bytes, age),
-notes a plan, writes the plan's files and settles; `plan.py` says why nothing is lost or doubled. A flush
-covers all partitions owned here at once, one file per source and hour, so that files stay few and large.
+stream -> **gatherer** -> writer. It gathers decisions about records until a flush is due (events, bytes, age),
+notes a plan, has the plan written and settles; `plan.py` says why nothing is lost or doubled. A flush covers all
+partitions owned here at once, so that files stay few and large, and tables are loaded seldom.
 Records are read a second time to be written: memory then does not grow with the flush, and the way through a
 crash is the same code as every day's.
 """
@@ -13,20 +13,18 @@ import tempfile
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import msgspec
 import xxhash
 from pyroaring import BitMap
 
+from mainstem.bulk.errors import BulkError, PlanBroken
+from mainstem.bulk.plan import Death, Gathering, Judge, Plan, Range, notes_of, open_plan, read_note
+from mainstem.bulk.staged import StagedReader, folder_of, path_of, sweep
+from mainstem.bulk.writer import Making, Writer
 from mainstem.clock import Clock
-from mainstem.destinations.archive import ArchiveSettings, Config, archive_config
 from mainstem.events.stored import StoredEvent, decode_stored
-from mainstem.lake.errors import LakeError, PlanBroken
-from mainstem.lake.files import PlannedFiles
-from mainstem.lake.plan import Death, Gathering, Judge, Plan, Range, notes_of, open_plan, read_note
-from mainstem.lake.staged import StagedReader, folder_of, path_of, sweep
-from mainstem.lake.store import Store
 from mainstem.ledger.base import DeadLetter, Fenced, Ledger, LedgerError, Position, Settlement
 from mainstem.stream.base import OffsetGone, Record, Stream, StreamClosed, StreamError
 from mainstem.telemetry import metrics
@@ -38,22 +36,19 @@ _log = logger(__name__)
 _READ_RECORDS: Final = 250
 _WRITE_RECORDS: Final = 1000
 _READ_BYTES: Final = 1024 * 1024
-_MAX_FILES: Final = 256
-"""Files of one plan per format: each may hold a block of 1 MiB while it is made."""
 _IDLE_S: Final = 60.0
 _LINGER_S: Final = 1.0
 """How long new records may wait to be read while a flush is not due: reading in gulps costs less."""
-_PUTS_AT_ONCE: Final = 4
 _LEFT_BEHIND_S: Final = 86_400.0
 """What was sealed is removed after this time, and twice the age of a flush, if no plan knows of it."""
-_PASSING: Final = (LakeError, LedgerError, StreamError, SandboxUnavailable, OSError)
+_PASSING: Final = (BulkError, LedgerError, StreamError, SandboxUnavailable, OSError)
 """What is tried again for ever."""
 _BACKOFF_BASE_S: Final = 0.5
 _BACKOFF_MAX_S: Final = 60.0
 
 
-class ArchiverStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archiver is doing, for people and metrics."""
+class GathererStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gatherer is doing, for people and metrics."""
 
     partitions: tuple[int, ...]
     gathered_events: int
@@ -64,7 +59,7 @@ class ArchiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     flushes: int
     """Plans settled by this process."""
     files: int
-    """Files put by this process."""
+    """Parts (files, tables) written by this process."""
     written_events: int
     last_flush_ms: int
     """When the last plan was settled, 0 = not yet."""
@@ -74,7 +69,7 @@ class ArchiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last attempt failed, empty when it did not."""
 
 
-class Archiver:
+class Gatherer:
     """Moves one cursor. Create, `assign` partitions as they come, `run` until told to stop."""
 
     def __init__(
@@ -82,8 +77,7 @@ class Archiver:
         *,
         cursor: str,
         destination: str,
-        config: Config | ArchiveSettings,
-        store: Store,
+        writer: Writer,
         stream: Stream,
         ledger: Ledger,
         clock: Clock,
@@ -96,20 +90,20 @@ class Archiver:
             cursor: the name under which events are settled.
             destination: the destination's id, for dead letters and metrics.
             judge: the destination's rules and transformations; must not raise for any record.
-            spool_dir: where files are made when they outgrow memory, and where what was transformed is kept until
-                it is archived: the same for all workers, and durable. None = the system's temporary folder.
+            writer: where it goes.
+            spool_dir: where what was transformed is kept until it is written: the same for all workers, and durable.
+                None = the system's temporary folder.
             chance: source of jitter.
         """
         self._cursor = cursor
         self._plan_cursor = f"plan:{cursor}"
         self._destination = destination
-        self._config = archive_config(config)
-        self._store = store
+        self._writer = writer
+        self._limits = writer.limits
         self._stream = stream
         self._ledger = ledger
         self._clock = clock
         self._judge = judge
-        self._spool_dir = spool_dir
         self._staged = folder_of((spool_dir or Path(tempfile.gettempdir())) / "staged", cursor)
         self._swept = False
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
@@ -122,12 +116,10 @@ class Archiver:
         """Next offset to gather, per owned partition."""
         self._planned: dict[int, int] = {}
         self._sequences: dict[int, int] = {}
-        self._gathering = Gathering(self._config, {}, self._staged)
+        self._gathering = self._gather_from({})
         self._plan: Plan | None = None
-        self._made: PlannedFiles | None = None
+        self._made: Making | None = None
         self._deaths: list[DeadLetter] = []
-        self._put: set[str] = set()
-        """Files of `_plan` that this process has put already."""
         self._flushes = 0
         self._files = 0
         self._written = 0
@@ -159,7 +151,7 @@ class Archiver:
         self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Archive until `stop` is set, then flush what was gathered and return.
+        """Write until `stop` is set, then flush what was gathered and return.
 
         Failures of the store, ledger or stream are retried for ever, with back-off; the position stands still.
 
@@ -185,10 +177,10 @@ class Archiver:
             self.close()
 
     async def flush_now(self) -> None:
-        """Archive everything that the log holds now, without waiting for size or age.
+        """Write everything that the log holds now, without waiting for size or age.
 
         Raises:
-            LakeError, LedgerError, StreamError: it could not be done; nothing is lost, `run` or the next
+            BulkError, LedgerError, StreamError: it could not be done; nothing is lost, `run` or the next
                 call goes on from there.
         """
         async with self._turn:
@@ -207,12 +199,12 @@ class Archiver:
         """Let go of temporary files, if it is not `run` to its end. What was not settled is taken up later."""
         self._forget()
 
-    def status(self) -> ArchiverStatus:
+    def status(self) -> GathererStatus:
         """Return what it is doing."""
-        return ArchiverStatus(
+        return GathererStatus(
             partitions=tuple(sorted(self._owned)),
             gathered_events=self._gathering.events,
-            gathered_bytes=self._gathering.bytes,
+            gathered_bytes=self._gathering.length_bytes,
             open_plan=self._plan.id if self._plan is not None else "",
             flushes=self._flushes,
             files=self._files,
@@ -241,6 +233,9 @@ class Archiver:
         self._error = ""
         return more
 
+    def _gather_from(self, starts: Mapping[int, int]) -> Gathering:
+        return Gathering(self._writer.outcomes, self._writer.part, starts, self._staged)
+
     # ------------------------------------------------------------ where we stand
 
     def _forget(self) -> None:
@@ -248,7 +243,7 @@ class Archiver:
         self._known = False
         # Nobody knows of it, and it may not join on to where the ledger stands.
         self._gathering.close()
-        self._gathering = Gathering(self._config, {}, self._staged)
+        self._gathering = self._gather_from({})
         self._leave_plan()
 
     def _leave_plan(self) -> None:
@@ -256,7 +251,6 @@ class Archiver:
             self._made.close()
         self._made = None
         self._plan = None
-        self._put.clear()
 
     async def _settle_open(self) -> None:
         """Come to a state in which no plan is open in our partitions."""
@@ -277,7 +271,7 @@ class Archiver:
         planned = {partition: at.next_offset for partition, at in plans.items()}
         notes = {partition: read_note(at.note) for partition, at in plans.items()}
         if not self._owned <= settled.keys() & planned.keys():
-            raise LedgerError(f"cursor {self._cursor} was forgotten while its archive runs")
+            raise LedgerError(f"cursor {self._cursor} was forgotten while it is being written")
         plan: Plan | None = None
         for partition in sorted(self._owned):
             plan = open_plan(partition, settled, planned, notes)
@@ -294,7 +288,7 @@ class Archiver:
         self._planned = {partition: planned[partition] for partition in self._owned}
         self._sequences = {partition: notes[partition].sequence for partition in self._owned}
         self._gathering.close()
-        self._gathering = Gathering(self._config, self._planned, self._staged)
+        self._gathering = self._gather_from(self._planned)
         self._next = dict(self._planned)
         self._known = True
         await self._hold_retention(settled)
@@ -309,27 +303,27 @@ class Archiver:
             self._swept = True
 
     def _sweep(self, named: Collection[str]) -> None:
-        keep_s = _LEFT_BEHIND_S + 2 * self._config.max_age_s
+        keep_s = _LEFT_BEHIND_S + 2 * self._limits.max_age_s
         removed = sweep(self._staged, named, before_ms=self._clock.now_ms() - round(keep_s * 1000))
         if removed:
             _log.info("staged events of a crash removed", destination=self._destination, files=removed)
 
     def _take_up(self, plan: Plan) -> None:
         self._plan = plan
-        _log.info("archive plan taken up", destination=self._destination, plan=plan.id)
-        if plan.place != self._store.location:
+        _log.info("plan taken up", destination=self._destination, plan=plan.id)
+        if plan.place != self._writer.place:
             _log.error(
-                "archive was moved while a plan was open; files of it may be left in the old place",
+                "the place was moved while a plan was open; what was written of it may be left in the old place",
                 destination=self._destination,
                 plan=plan.id,
                 old_place=plan.place,
-                place=self._store.location,
+                place=self._writer.place,
             )
 
     async def _realign(self, partition: int, planned: int, settled: int) -> None:
         """Someone moved the cursor (a destination made anew under an old id): planning goes on from there."""
         _log.warning(
-            "archive position was moved",
+            "position was moved",
             destination=self._destination,
             partition=partition,
             planned=planned,
@@ -381,19 +375,19 @@ class Archiver:
         if gathering.started_at is None:
             return False
         return (
-            self._clock.monotonic() - gathering.started_at >= self._config.max_age_s
-            or gathering.events >= self._config.max_events
-            or gathering.bytes >= self._config.max_bytes
-            or gathering.files >= _MAX_FILES
+            self._clock.monotonic() - gathering.started_at >= self._limits.max_age_s
+            or gathering.events >= self._limits.max_events
+            or gathering.length_bytes >= self._limits.max_bytes
+            or gathering.parts >= self._limits.max_parts
         )
 
     async def _skip_gone(self, gone: OffsetGone) -> None:
-        """The hard limit of retention dropped records that were never archived: go on after them, loudly.
+        """The hard limit of retention dropped records that were never written: go on after them, loudly.
 
         Only the operator's own limit does that; the stream counts the loss. Standing still would lose more.
         """
         _log.error(
-            "events were dropped from the stream before they were archived",
+            "events were dropped from the stream before they were written",
             destination=self._destination,
             partition=gone.partition,
             from_offset=self._next[gone.partition],
@@ -418,7 +412,7 @@ class Archiver:
 
     async def _flush(self) -> None:
         sequence = 1 + max(self._sequences.values(), default=0)
-        plan = self._gathering.plan(self._cursor, self._store.location, sequence)
+        plan = self._gathering.plan(self._cursor, self._writer.place, self._writer.settings(), sequence)
         await asyncio.to_thread(self._gathering.seal, plan.id)
         notes = notes_of(plan)
         planning = [
@@ -441,7 +435,7 @@ class Archiver:
                 return
             await self._ledger.settle(planning)
         except Fenced:
-            _log.warning("archive plan was made by another worker", destination=self._destination)
+            _log.warning("plan was made by another worker", destination=self._destination)
             return
         self._plan = plan
         await self._carry_out(plan)
@@ -450,7 +444,7 @@ class Archiver:
         """Write a plan's files and settle it; may be repeated after any failure, by anyone."""
         try:
             if self._made is None:
-                made = PlannedFiles(plan, self._spool_dir)
+                made = self._writer.begin(plan)
                 try:
                     self._deaths = await self._make(plan, made)
                     await asyncio.to_thread(made.finish)
@@ -458,12 +452,10 @@ class Archiver:
                     made.close()
                     raise
                 self._made = made
-            await self._put_all(self._made.finish())
+            self._files += await self._writer.write(plan, self._made)
             await self._ledger.settle(self._settlements(plan, self._deaths))
         except Fenced:
-            _log.info(
-                "archive plan was settled by another worker", destination=self._destination, plan=plan.id
-            )
+            _log.info("plan was settled by another worker", destination=self._destination, plan=plan.id)
             self._forget()
         except PlanBroken:
             # Or it was settled by another worker, who then removed what was staged: the ledger knows.
@@ -476,23 +468,7 @@ class Archiver:
             await self._done(plan)
             self._forget()
 
-    async def _put_all(self, files: Sequence[tuple[str, BinaryIO]]) -> None:
-        waiting = [(name, content) for name, content in files if name not in self._put]
-        for start in range(0, len(waiting), _PUTS_AT_ONCE):
-            results = await asyncio.gather(
-                *(self._put_one(*file) for file in waiting[start : start + _PUTS_AT_ONCE]),
-                return_exceptions=True,
-            )
-            for result in results:
-                if result is not None:
-                    raise result
-
-    async def _put_one(self, name: str, content: BinaryIO) -> None:
-        await self._store.put(name, content)
-        self._put.add(name)
-        self._files += 1
-
-    async def _make(self, plan: Plan, made: PlannedFiles) -> list[DeadLetter]:
+    async def _make(self, plan: Plan, made: Making) -> list[DeadLetter]:
         buried: list[DeadLetter] = []
         for item in plan.ranges:
             if not item.staged:
@@ -504,7 +480,7 @@ class Archiver:
         return buried
 
     async def _make_range(
-        self, plan: Plan, item: Range, made: PlannedFiles, staged: StagedReader | None
+        self, plan: Plan, item: Range, made: Making, staged: StagedReader | None
     ) -> list[DeadLetter]:
         deaths = {death.offset: death for death in plan.deaths if death.partition == item.partition}
         buried: list[DeadLetter] = []
@@ -553,6 +529,7 @@ class Archiver:
     async def _done(self, plan: Plan) -> None:
         """Take note that a plan is settled, by us."""
         await self._discard(plan)
+        await self._writer.settled(plan)
         self._flushes += 1
         self._written += plan.written
         self._last_flush_ms = self._clock.now_ms()
@@ -569,7 +546,7 @@ class Archiver:
     async def _abandon(self, plan: Plan, gone: OffsetGone) -> None:
         """The hard limit of retention dropped records of an open plan: it can't be carried out any more."""
         _log.error(
-            "events of an open archive plan were dropped from the stream; files of it may be missing",
+            "events of an open plan were dropped from the stream; parts of it may be missing",
             destination=self._destination,
             plan=plan.id,
             partition=gone.partition,
@@ -628,7 +605,7 @@ class Archiver:
         self._failures += 1
         self._error = f"{type(error).__name__}: {error}"
         _log.warning(
-            "archive failed", destination=self._destination, error=self._error, failures=self._failures
+            "batch failed", destination=self._destination, error=self._error, failures=self._failures
         )
 
     def _backoff_s(self) -> float:
@@ -639,13 +616,13 @@ class Archiver:
         """Wait until there is something to read, or a flush is due, or someone wants something."""
         if not self._owned:
             await self._first(stop, self._clock.sleep(_IDLE_S))
-        elif self._gathering.started_at is None and self._config.max_age_s < _LINGER_S:
+        elif self._gathering.started_at is None and self._limits.max_age_s < _LINGER_S:
             await self._first(stop, self._stream.wait(dict(self._next), timeout_s=_IDLE_S))
         elif self._gathering.started_at is None:
             # Who may gather for a minute need not be woken at once, and looking once a second costs less.
             await self._first(stop, self._clock.sleep(_LINGER_S))
         else:
-            left_s = self._gathering.started_at + self._config.max_age_s - self._clock.monotonic()
+            left_s = self._gathering.started_at + self._limits.max_age_s - self._clock.monotonic()
             await self._first(stop, self._clock.sleep(max(0.0, min(left_s, _LINGER_S))))
 
     async def _first(self, stop: asyncio.Event, waited_for: Coroutine[Any, Any, object]) -> None:
@@ -665,7 +642,7 @@ class Archiver:
 
 
 def _add(
-    made: PlannedFiles,
+    made: Making,
     item: Range,
     skipped: BitMap,
     records: Iterable[Record],

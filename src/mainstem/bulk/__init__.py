@@ -1,0 +1,1 @@
+"""Batches of the log, exactly once into whatever takes batches: files (`lake`), tables (`warehouse`)."""

@@ -1,0 +1,1 @@
+"""Tables of events: what rows events become, and loading them exactly once."""
