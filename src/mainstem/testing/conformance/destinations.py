@@ -83,7 +83,7 @@ class _Desk:
     def map(self, item: Mapping[str, Json]) -> tuple[Event, tuple[Payload, ...]] | End:
         """Return what one event becomes."""
         destination = item.get("destination") or {}
-        metadata = item.get("metadata") or {}
+        metadata = _metadata(item)
         if account := destination.get("deliveryAccount"):
             # RudderStack's description of the account connected by OAuth stands beside the settings.
             metadata = {**metadata, "deliveryAccount": account}
@@ -195,7 +195,7 @@ def _routed(desk: _Desk, given: Sequence[Json], headers: Mapping[str, str]) -> l
                 "metadata": {**(item.get("metadata") or {}), "secret": msgspec.json.decode(secret)},
             }
         destination = item.get("destination") or {}
-        metadata = item.get("metadata") or {}
+        metadata = _metadata(item)
         # Settings that can't refer to the event are the destination's, so its events are one group.
         config = destination.get("Config") if destination.get("hasDynamicConfig") is not False else None
         key = msgspec.json.encode(
@@ -247,8 +247,18 @@ def _group(desk: _Desk, items: Sequence[Json]) -> list[Json]:
 def _batches_as_asked(
     desk: _Desk, mapping: Any, units: Sequence[Unit], places: Sequence[Json]
 ) -> list[Batch]:
-    """Return the batches; jobs marked `dontBatch`, because their batch was refused before, are each by themselves."""
-    single = [unit for unit in units if (places[unit.index].get("metadata") or {}).get("dontBatch")]
+    """Return the batches; jobs marked `dontBatch`, because their batch was refused before, are each by themselves.
+
+    Batchers that ask for several at once are given all, and keep such jobs apart themselves.
+    """
+    batcher = desk.spec.batcher
+    if (
+        batcher is not None
+        and not isinstance(mapping, Refusal)
+        and not isinstance(batcher(mapping[1])(()), Sequence)
+    ):
+        return list(_batches(desk, mapping, units))
+    single = [unit for unit in units if _metadata(places[unit.index]).get("dontBatch")]
     rest = [unit for unit in units if unit not in single]
     groups = ([rest] if rest else []) + [[unit] for unit in single]
     return [batch for group in groups for batch in _batches(desk, mapping, group)]
@@ -272,6 +282,11 @@ def _batches(desk: _Desk, mapping: Any, units: Sequence[Unit]) -> Sequence[Batch
 def _joined(batches: Sequence[Batch]) -> Batch:
     calls = tuple(call for batch in batches for call in batch.calls)
     return Batch(calls, tuple(sorted(index for batch in batches for index in batch.units)), many=True)
+
+
+def _metadata(item: Mapping[str, Json]) -> Mapping[str, Json]:
+    metadata = item.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _failed(end: End, metadata: list[Json]) -> Json:

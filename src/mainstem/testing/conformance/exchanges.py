@@ -1,7 +1,8 @@
 """The recorded exchanges of a vector, played back: a request is answered by the first unused exchange that is equal.
 
 Equal means method, URL, query parameters and body, as FORMAT.md has it; headers don't count. The last answer to a
-look-up that may be used again (`Call.cache_s`) is, once no exchange is left for it.
+look-up that may be used again (`Call.cache_s`) is, once no exchange is left for it; also at another host, for the peer
+keeps such answers by destination and not by request.
 """
 
 import re
@@ -41,12 +42,17 @@ class Exchanges:
                 self._left.remove(exchange)
                 answer = _answer(exchange)
                 if call.cache_s:
-                    self._kept[msgspec.json.encode(asked, order="sorted")] = answer
+                    self._kept[_kept_by(asked)] = answer
                 return answer
-        if call.cache_s and (kept := self._kept.get(msgspec.json.encode(asked, order="sorted"))):
+        if call.cache_s and (kept := self._kept.get(_kept_by(asked))):
             return kept
         self.unmatched.append(f"{asked}")
         return Answer(0, error="ENOTFOUND")
+
+
+def _kept_by(asked: tuple[Json, ...]) -> bytes:
+    method, url, *rest = asked
+    return msgspec.json.encode([method, urlsplit(url).path, *rest], order="sorted")
 
 
 def _answer(exchange: Mapping[str, Json]) -> Answer:
