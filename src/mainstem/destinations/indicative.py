@@ -1,7 +1,7 @@
 """Indicative: events, people and their aliases.
 
-Follows https://support.mparticle.com/indicative REST API (`/service/event`, `/service/identify`, `/service/alias`,
-read 2026-11). Auth: the project's API key, in the body. Limits: none documented but 1,000 properties an event.
+Follows https://app.indicative.com/docs/integration.html (REST API: `/service/event`, `/service/identify`,
+`/service/alias`, as of 2026-11). Auth: the project's API key, in the body. Limits: none documented.
 
 A track is an event of its name, a page `Page View NAME`, a screen `Screen View NAME`, each with what is known of the
 page and the browser. An identify sets a person's properties and, where the event has both ids, joins the anonymous id
@@ -36,7 +36,7 @@ Json = Any
 Object = dict[str, Json]
 
 _BASE: Final = "https://api.indicative.com/service/"
-_DOC: Final = "https://support.mparticle.com/hc/en-us/articles/360050246532"
+_DOC: Final = "https://app.indicative.com/docs/integration.html"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -1,7 +1,7 @@
 """Singular: sessions and events of apps and games, server to server.
 
 Follows https://support.singular.net/hc/en-us/articles/31496864868635-Server-to-Server-EVENT-Endpoint-API-Reference
-and .../31394799175963 (SESSION endpoint; v1 and v2, read 2026-11). Auth: the SDK key, as a query parameter. Limits:
+and .../360048588672-Server-to-Server-S2S-API-Endpoint-Reference (v1 and v2, read 2026-11). Auth: the SDK key, as a query parameter. Limits:
 event names of 32 characters, event attributes of 5 keys and 500 characters each are guaranteed to be reported on.
 
 A track that is a session (by the settings, or because an application was installed, updated or opened) goes to
