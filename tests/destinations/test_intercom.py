@@ -44,7 +44,7 @@ def test_a_group_is_written_tagged_and_joined() -> None:
     [
         ({SEARCH: Answer(401)}, Retry, 401),
         ({SEARCH: Answer(429)}, Retry, 429),
-        ({SEARCH: Answer(503)}, Retry, 500),
+        ({SEARCH: Answer(503)}, Retry, 503),
         ({SEARCH: {"data": [{"id": "7"}]}, "POST /companies": Answer(422)}, Refusal, 422),
         ({SEARCH: {"data": [{"id": "7"}]}, "POST /companies": {}}, Refusal, 400),
     ],

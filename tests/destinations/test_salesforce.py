@@ -70,7 +70,7 @@ def test_what_is_found_decides(message: Any, config: Any, records: Any, way: str
     ("answers", "kind", "status"),
     [
         ({LOGIN: Answer(400, {"error": "invalid_grant"})}, Retry, 400),
-        ({LOGIN: Answer(503)}, Retry, 500),
+        ({LOGIN: Answer(503)}, Retry, 503),
         ({LOGIN: {"access_token": "tok", "instance_url": "http://inside"}}, Refusal, 400),
         ({**SESSION, SEARCH: Answer(403, [{"errorCode": "REQUEST_LIMIT_EXCEEDED"}])}, Retry, 429),
         ({**SESSION, SEARCH: Answer(400, [{"errorCode": "MALFORMED_SEARCH"}])}, Refusal, 400),

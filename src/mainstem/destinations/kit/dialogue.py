@@ -93,6 +93,6 @@ def or_postpone(answer: Answer, what: str) -> None:
     if answer.status == 429:
         postpone(f"{what}: http 429", 429, throttled=True)
     if answer.status == 0 or answer.status >= 500 or answer.status in _NEEDS_PEOPLE:
-        status = answer.status if answer.status in _NEEDS_PEOPLE else 500
+        status = answer.status or 500
         reason = f"{what}: {answer.error or f'http {answer.status}'}"
         raise NotSent(Retry(reason, destination_wide=True, status=status))
