@@ -256,7 +256,7 @@ Classify = Callable[[Request, Response], Delivery | None]
 ClassifyEach = Callable[[Call, Request, Response, Sequence[Unit]], Sequence[Delivery] | None]
 """Reads the answer to a request that carries several units; one result per unit, in order. None = the same for all,
 as `Classify` or the status says."""
-Kind = Literal["http", "stream", "files"]
+Kind = Literal["http", "stream", "files", "tables"]
 
 Proof = Literal["status", "body", "each event", "validation"]
 """What acceptance by this destination can be told by. status: nothing but the HTTP status (unverifiable). body: the
@@ -307,7 +307,8 @@ class DestinationSpec(msgspec.Struct, frozen=True, kw_only=True):
     """RudderStack's definition name, upper case (`WEBHOOK`); case does not matter in configuration."""
     title: str
     kind: Kind
-    """http: requests through `delivery.transport`; stream: messages to a broker; files: lake and archive."""
+    """http: requests through `delivery.transport`; stream: messages to a broker; files: lake and archive;
+    tables: warehouses."""
     config: type[msgspec.Struct]
     """Settings; unknown fields are kept out of it but reported by `workspace check`."""
     message_types: frozenset[str]
@@ -315,7 +316,7 @@ class DestinationSpec(msgspec.Struct, frozen=True, kw_only=True):
     doc_url: str
     """The vendor's page that the mapping follows."""
     mapper: Callable[[Any], Mapper] | None = None
-    """Makes the mapping from the settings (None for `files`, which write events as they are)."""
+    """Makes the mapping from the settings (None for `files` and `tables`, which take events as they are)."""
     classify: Classify | None = None
     """Reads an answer; None = `delivery.classify`."""
     default_concurrency: int = 16

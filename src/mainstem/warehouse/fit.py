@@ -1,0 +1,199 @@
+"""Fits the rows of a load to a table as it is, and writes them as Parquet; what does not fit becomes discards.
+
+staging -> **fit** -> loader. No value is lost: one that its column can't hold is written to `rudder_discards`, whole,
+with its row's id, its column and the reason; its row is loaded without it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mainstem.warehouse.schema import USERS, Columns, ColumnType
+from mainstem.warehouse.staging import Chunk, TableRows, values_of
+from mainstem.warehouse.values import ARROW, array_of, text_of
+
+Json = Any
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Discard(msgspec.Struct, frozen=True):
+    """A value that its column can't hold."""
+
+    table: str
+    row_id: str
+    column: str
+    value: Json
+    reason: str
+    received_at: datetime | None
+
+    def row(self) -> dict[str, Json]:
+        """Return it as a row of the table of discards, in lower case."""
+        received_at = None if self.received_at is None else self.received_at.isoformat()
+        found = {
+            "table_name": self.table,
+            "row_id": self.row_id,
+            "column_name": self.column,
+            "column_value": text_of(self.value),
+            "reason": self.reason,
+            "received_at": received_at,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def write_parquet(
+    rows: TableRows,
+    target: Columns,
+    path: Path,
+    *,
+    named: Callable[[str], str],
+    on_discard: Callable[[Discard], None],
+) -> tuple[Columns, int]:
+    """Write a table's rows; return the columns of the file, in order, and how many rows it has.
+
+    Args:
+        target: the table's columns as they are in the engine now, or will be.
+        path: the file; replaced if it is there.
+        named: how the engine spells our own column names (`id`, `received_at`): upper case for Snowflake.
+        on_discard: told each value that does not fit.
+    """
+    columns = {name: target[name] for name in rows.columns if name in target}
+    columns = {name: kind for name, kind in columns.items() if name.lower() not in ("uuid_ts", "loaded_at")}
+    schema = pa.schema([pa.field(name, ARROW[kind]) for name, kind in columns.items()])
+    keep = _Keep(rows, named("id"), named("received_at"))
+    written = 0
+    with pq.ParquetWriter(str(path), schema, compression="zstd") as writer:
+        if rows.table.lower() == USERS:
+            merged = _latest_by_id(rows, columns, named, on_discard)
+            writer.write_table(merged.select(list(columns)).cast(schema))
+            return columns, merged.num_rows
+        for chunk in rows.chunks():
+            fitted = _fitted(chunk, columns, rows.table, named, on_discard)
+            fitted = keep.of(chunk, fitted)
+            if fitted.num_rows:
+                writer.write_table(fitted)
+                written += fitted.num_rows
+    return columns, written
+
+
+class _Keep:
+    """Which rows stay of those with the same id in one load: the last received."""
+
+    def __init__(self, rows: TableRows, id_column: str, time_column: str) -> None:
+        self._id = id_column
+        self._last: dict[str, int] = {}
+        self._doubled = False
+        self._at = 0
+        if id_column not in rows.columns:
+            return
+        at = 0
+        for chunk in rows.chunks():
+            if id_column in chunk.columns.column_names:
+                for index, row_id in enumerate(values_of(chunk.columns[id_column])):
+                    if row_id is not None:
+                        self._doubled = self._doubled or row_id in self._last
+                        self._last[row_id] = at + index
+            at += chunk.columns.num_rows
+
+    def of(self, chunk: Chunk, fitted: Any) -> Any:
+        start, self._at = self._at, self._at + chunk.columns.num_rows
+        if not self._doubled or self._id not in chunk.columns.column_names:
+            return fitted
+        ids = values_of(chunk.columns[self._id])
+        mask = [row_id is None or self._last[row_id] == start + index for index, row_id in enumerate(ids)]
+        return fitted.filter(pa.array(mask))
+
+
+def _fitted(
+    chunk: Chunk,
+    columns: Columns,
+    table: str,
+    named: Callable[[str], str],
+    on_discard: Callable[[Discard], None],
+) -> Any:
+    there = set(chunk.columns.column_names)
+    arrays = []
+    for name, kind in columns.items():
+        if name not in there:
+            arrays.append(pa.nulls(chunk.columns.num_rows, ARROW[kind]))
+            continue
+        array, unfit = fitted_column(chunk.columns[name], chunk.kinds[name], kind)
+        arrays.append(array)
+        if unfit:
+            _discard(chunk, name, unfit, table, named, on_discard)
+    return pa.table(arrays, schema=pa.schema([pa.field(name, ARROW[kind]) for name, kind in columns.items()]))
+
+
+def fitted_column(
+    column: Any, given: ColumnType, wanted: ColumnType
+) -> tuple[Any, Sequence[tuple[int, Json, str]]]:
+    """Return a column in the wanted type, and what does not fit: (row, value, reason)."""
+    if column.type == ARROW[wanted] and (wanted != "json" or given == "json"):
+        return column.combine_chunks(), ()
+    if given == "int" and wanted == "float" and column.type == ARROW["int"]:
+        return pc.cast(column.combine_chunks(), pa.float64(), safe=False), ()
+    values = values_of(column)
+    if wanted in ("string", "text"):
+        values = [_written(value) for value in values]
+    array, unfit = array_of(values, wanted)
+    return array, [(index, values[index], f"not a {wanted}: {why}") for index, why in unfit]
+
+
+def _written(value: Json) -> Json:
+    """Return a value for a column of texts: times as ISO 8601, whole numbers without a point."""
+    if isinstance(value, datetime):
+        text = value.isoformat(timespec="milliseconds" if value.microsecond % 1000 == 0 else "microseconds")
+        return text.replace("+00:00", "Z")
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return value
+
+
+def _discard(
+    chunk: Chunk,
+    column: str,
+    unfit: Sequence[tuple[int, Json, str]],
+    table: str,
+    named: Callable[[str], str],
+    on_discard: Callable[[Discard], None],
+) -> None:
+    def at(name: str) -> list[Json]:
+        here = named(name)
+        there = here in chunk.columns.column_names
+        return values_of(chunk.columns[here]) if there else [None] * chunk.columns.num_rows
+
+    ids, times = at("id"), at("received_at")
+    for index, value, reason in unfit:
+        moment = times[index] if isinstance(times[index], datetime) else None
+        on_discard(Discard(table, text_of(ids[index] or ""), column, value, reason, moment))
+
+
+def _latest_by_id(
+    rows: TableRows,
+    columns: Columns,
+    named: Callable[[str], str],
+    on_discard: Callable[[Discard], None],
+) -> Any:
+    """Return one row an id: column by column the last value that is not null, by received_at."""
+    id_column, time_column = named("id"), named("received_at")
+    latest: dict[Any, dict[str, Json]] = {}
+    times: dict[Any, dict[str, datetime]] = {}
+    for chunk in rows.chunks():
+        fitted = _fitted(chunk, columns, rows.table, named, on_discard).to_pylist()
+        for row in fitted:
+            row_id = row.get(id_column)
+            at = row.get(time_column) or _EPOCH
+            held, moments = latest.setdefault(row_id, {}), times.setdefault(row_id, {})
+            for name, value in row.items():
+                if value is not None and at >= moments.get(name, _EPOCH):
+                    held[name], moments[name] = value, at
+    made: Mapping[str, list[Json]] = {name: [held.get(name) for held in latest.values()] for name in columns}
+    return pa.table(
+        [pa.array(made[name], ARROW[kind]) for name, kind in columns.items()], names=list(columns)
+    )

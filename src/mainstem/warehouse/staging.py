@@ -1,0 +1,145 @@
+"""Rows of a load, gathered by table, in bounded memory.
+
+rows -> **staging** -> fit -> loader. Rows come as objects and wait as columns; a chunk at a time goes to a file of
+the spool, in the types it has by itself. A column whose values are not of one type is kept value by value, so that
+`fit` can still make the best of each.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from mainstem.warehouse.schema import Columns, ColumnType, merged_type
+from mainstem.warehouse.values import ARROW, CONVERT, Unfit, text_of
+
+Json = Any
+
+_CHUNK_ROWS: Final = 10_000
+_CHUNK_CELLS: Final = 400_000
+UNSTAGED: Final = frozenset({"uuid_ts", "loaded_at"})
+"""Columns that the engine fills, in lower case."""
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder().decode
+_PACKED: Final = pa.binary()
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Some rows of a table, as columns."""
+
+    columns: "pa.Table"
+    """A column is of the Arrow type of its kind, or binary: values of several types, each packed by itself."""
+    kinds: Columns
+
+
+class TableRows:
+    """The rows of one table, being gathered."""
+
+    def __init__(self, table: str, spool: Path, number: int) -> None:
+        """
+        Args:
+            spool: a folder of this load's own.
+            number: of the table in this load: names its files.
+        """
+        self.table = table
+        self.rows = 0
+        self._spool = spool
+        self._number = number
+        self._lists: dict[str, list[Json]] = {}
+        self._kinds: dict[str, ColumnType] = {}
+        self._waiting = 0
+        self._cells = 0
+        self._chunks: list[tuple[Path, Columns]] = []
+
+    @property
+    def columns(self) -> Columns:
+        """All columns, each wide enough for the rows of this load."""
+        return dict(self._kinds)
+
+    def add(self, data: Mapping[str, Json], columns: Columns) -> None:
+        """Take a row; columns without a value in it are the table's all the same."""
+        lists, kinds, at = self._lists, self._kinds, self._waiting
+        for name, kind in columns.items():
+            known = kinds.get(name)
+            if known is None:
+                kinds[name] = kind
+                lists[name] = []
+            elif known != kind:
+                kinds[name] = merged_type(known, kind)
+        for name, value in data.items():
+            if value is None:
+                continue
+            values = lists[name]
+            if len(values) < at:
+                values.extend([None] * (at - len(values)))
+            values.append(value)
+        self._waiting += 1
+        self._cells += len(data)
+        if self._waiting >= _CHUNK_ROWS or self._cells >= _CHUNK_CELLS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Move what waits into the spool."""
+        if not self._waiting:
+            return
+        arrays: list[Any] = []
+        names: list[str] = []
+        for name, values in self._lists.items():
+            if name.lower() in UNSTAGED:
+                continue
+            values.extend([None] * (self._waiting - len(values)))
+            arrays.append(_array(values, self._kinds[name]))
+            names.append(name)
+        batch = pa.record_batch(arrays, names=names)
+        path = self._spool / f"{self._number:04d}-{len(self._chunks):06d}.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        self._chunks.append((path, dict(self._kinds)))
+        self.rows += self._waiting
+        self._waiting = self._cells = 0
+        self._lists = {name: [] for name in self._lists}
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield what was gathered and flushed, in order."""
+        for path, kinds in self._chunks:
+            with pa.memory_map(str(path)) as source:
+                yield Chunk(pa.ipc.open_file(source).read_all(), kinds)
+
+
+def _array(values: list[Json], kind: ColumnType) -> Any:
+    """Return values in the Arrow type of their kind where all are of it, else packed one by one."""
+    try:
+        if kind == "datetime":
+            convert = CONVERT["datetime"]
+            return pa.array([None if value is None else convert(value) for value in values], ARROW[kind])
+        if kind in ("string", "text") and not all(value is None or type(value) is str for value in values):
+            if any(isinstance(value, str | list | dict | None) is False for value in values):
+                return _packed(values)  # numbers among words: they may still become numbers
+            values = [None if value is None else text_of(value) for value in values]
+        elif kind == "json":
+            values = [None if value is None else CONVERT["json"](value) for value in values]
+        return pa.array(values, ARROW[kind])
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, Unfit):
+        return _packed(values)
+
+
+def _packed(values: list[Json]) -> Any:
+    return pa.array([None if value is None else _packed_value(value) for value in values], _PACKED)
+
+
+def _packed_value(value: Json) -> bytes:
+    try:
+        return _pack(value)
+    except (OverflowError, UnicodeEncodeError):  # an integer beyond 64 bits, a lone surrogate
+        return _pack(text_of(value))
+
+
+def values_of(column: Any) -> list[Json]:
+    """Return a chunk's column as Python values, null where a row has none."""
+    values: list[Json] = column.to_pylist()
+    if column.type == _PACKED:
+        return [None if value is None else _unpack(value) for value in values]
+    return values
