@@ -40,6 +40,7 @@ def error(code: Any, **more: Any) -> dict[str, Any]:
         (200, error(5), Rejected, {}),
         (412, error(5), type(None), {}),
         (400, error({"odd": 1}), type(None), {}),
+        (400, b"<html>", Retry, {"destination_wide": True}),
         (502, b"<html>", type(None), {}),
     ],
 )

@@ -410,7 +410,11 @@ def read_answer(
     Args:
         taken: tells from the body of a 200 whether it proves that what was sent was taken.
     """
-    body = mapping(answer_of(response).body)
+    said = answer_of(response).body
+    if response.status == 400 and not isinstance(said, dict):
+        # The Graph API answers in JSON: something in between has spoken.
+        return Retry("http 400, but no answer of Meta's", destination_wide=True)
+    body = mapping(said)
     error = body.get("error")
     if not isinstance(error, dict):
         if response.status == 200 and taken(body):
@@ -418,9 +422,9 @@ def read_answer(
         return None
     code = error.get("code") if isinstance(error.get("code"), int) else None
     subcode = error.get("error_subcode")
-    said = error.get("error_user_msg") or error.get("message")
+    why = error.get("error_user_msg") or error.get("message")
     reason = f"Meta's error {code}" + (f"/{subcode}" if isinstance(subcode, int) else "")
-    answer = f"{response.status} {text(error.get('type', ''))}: {text(said)}"[:512]
+    answer = f"{response.status} {text(error.get('type', ''))}: {text(why)}"[:512]
     for secret in request.secrets:
         answer = answer.replace(secret, "***")
     if code in _THROTTLED:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from mainstem.destinations.base import Answer, Call
-from mainstem.destinations.kit.body import text_of
+from mainstem.destinations.kit.body import form_bytes, text_of
 
 Json = Any
 
@@ -29,7 +29,7 @@ class Exchanges:
 
     def ask(self, call: Call) -> Answer:
         """Return the recorded answer; a request nobody recorded is one to a host that is not there."""
-        asked = _canonical(call.method, call.url, call.params, call.body.value if call.body else None)
+        asked = _canonical(call.method, call.url, call.params, _sent(call))
         for exchange in self._left:
             request = exchange["request"]
             recorded = _canonical(
@@ -48,6 +48,13 @@ class Exchanges:
             return kept
         self.unmatched.append(f"{asked}")
         return Answer(0, error="ENOTFOUND")
+
+
+def _sent(call: Call) -> Json:
+    """Return a body as it was recorded: forms as they are on the wire."""
+    if call.body is None:
+        return None
+    return form_bytes(call.body.value).decode() if call.body.kind == "form" else call.body.value
 
 
 def _kept_by(asked: tuple[Json, ...]) -> bytes:

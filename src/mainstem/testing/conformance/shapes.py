@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from mainstem.destinations.base import Body, BodyKind, Call, Payload, Refusal, Retry, Skip, StreamMessage
-from mainstem.destinations.kit.body import json_bytes
+from mainstem.destinations.kit.body import JsonTexts, json_bytes
 from mainstem.destinations.kit.values import mapping, number_text
 from mainstem.events.canonical import Event, id_text, parse_time_ms
 
@@ -108,6 +108,9 @@ def call_of(output: Mapping[str, Json]) -> Call:
                 value = msgspec.json.decode(value["batch"])
             elif kind in ("xml", "gzip"):
                 value = value["payload"]
+            elif kind == "form":
+                # A list of JSON texts is sent as one array of what they say.
+                value = {key: _texts(item) for key, item in value.items()}
             body = Body(cast("BodyKind", kind), value)
             break
     return Call(
@@ -120,6 +123,12 @@ def call_of(output: Mapping[str, Json]) -> Call:
         label=str(output.get("endpointPath") or ""),
         extra={key: value for key, value in output.items() if key not in _KNOWN},
     )
+
+
+def _texts(field: Json) -> Json:
+    if isinstance(field, list) and all(isinstance(item, str) and item[:1] == "{" for item in field):
+        return JsonTexts(field)
+    return field
 
 
 def failure_of(end: Refusal | Skip | Retry) -> dict[str, Json]:
