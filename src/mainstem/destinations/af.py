@@ -115,6 +115,8 @@ def make_mapper(config: Config) -> Mapper:
     label = f"{'v2' if newer else 'v1'}/inappevent"
     headers = {"Content-Type": "application/json", "authentication": key}
     apple_id = config.apple_app_id.removeprefix("id")
+    android_url = with_path(base, (config.android_app_id,)) if config.android_app_id else ""
+    apple_url = with_path(base, (f"id{apple_id}",)) if apple_id else ""
     at_root = frozenset(
         name for row in config.list_of_props if isinstance(name := row.get("property"), str) and name
     )
@@ -137,12 +139,10 @@ def make_mapper(config: Config) -> Mapper:
             or refuse("`context.os.name` is missing; AppsFlyer needs the platform")
         ).lower()
         if platform == "android":
-            app = config.android_app_id or refuse(
-                "`androidAppId` is not set; set it to send events of Android"
-            )
+            url = android_url or refuse("`androidAppId` is not set; set it to send events of Android")
             device = _ANDROID
         elif platform in _APPLE:
-            app = f"id{apple_id or refuse('`appleAppId` is not set; set it to send events of iOS')}"
+            url = apple_url or refuse("`appleAppId` is not set; set it to send events of iOS")
             device = _APPLE_DEVICE
         else:
             refuse(f"`context.os.name` is `{platform[:40]}`; AppsFlyer takes events of Android and iOS")
@@ -158,7 +158,7 @@ def make_mapper(config: Config) -> Mapper:
             body["os"] = version
         if config.sharing_filter:
             body["sharing_filter"] = config.sharing_filter
-        return (json_call(with_path(base, (app,)), body, headers=headers, label=label),)
+        return (json_call(url, body, headers=headers, label=label),)
 
     return settled(to_calls)
 

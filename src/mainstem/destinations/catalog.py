@@ -17,6 +17,7 @@ from mainstem.destinations.base import DestinationSpec, OAuthGrant
 from mainstem.secret import Secret
 
 _OURS: Final = {
+    "ACTIVE_CAMPAIGN": "mainstem.destinations.active_campaign:SPEC",
     "ADJ": "mainstem.destinations.adj:SPEC",
     "AF": "mainstem.destinations.af:SPEC",
     "ALGOLIA": "mainstem.destinations.algolia:SPEC",

@@ -3,9 +3,10 @@
 Follows https://support.kissmetrics.io/reference/api-specifications (read 2026-11). Auth: the product's API key, as a
 query parameter. Limits: names of 255 characters; Kissmetrics answers 200 to everything.
 
-A track is an event of its name, a page `Viewed NAME Page`, a screen `Viewed NAME Screen`; an identify sets properties,
-a group the group's on the person; an alias joins two ids. Each of an event's `products` is set on the person beside it. Revenue becomes `Billing Amount`,
-which Kissmetrics' revenue report counts. Nested values are flattened with a dot, lists are written with commas.
+A track is an event of its name, a page `Viewed NAME Page`, a screen `Viewed NAME Screen`; an identify sets
+properties, a group the group's on the person; an alias joins two ids. Each of an event's `products` is set on the
+person beside it. Revenue becomes `Billing Amount`, which Kissmetrics' revenue report counts. Nested values are
+flattened with a dot, lists are written with commas.
 """
 
 from typing import Any, Final

@@ -1,8 +1,9 @@
 """Singular: sessions and events of apps and games, server to server.
 
 Follows https://support.singular.net/hc/en-us/articles/31496864868635-Server-to-Server-EVENT-Endpoint-API-Reference
-and .../360048588672-Server-to-Server-S2S-API-Endpoint-Reference (v1 and v2, read 2026-11). Auth: the SDK key, as a query parameter. Limits:
-event names of 32 characters, event attributes of 5 keys and 500 characters each are guaranteed to be reported on.
+and .../360048588672-Server-to-Server-S2S-API-Endpoint-Reference (versions 1 and 2 of the API, read 2026-11). Auth:
+the SDK key, as a query parameter. Limits: event names of 32 characters; 5 attributes of 500 characters each are
+reported on.
 
 A track that is a session (by the settings, or because an application was installed, updated or opened) goes to
 `launch`, any other to `evt`; one with several `products` becomes an event for each of them, with its revenue. With a
