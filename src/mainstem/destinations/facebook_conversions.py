@@ -30,6 +30,7 @@ from mainstem.destinations.meta_graph import (
     PERSON,
     Privacy,
     category_text,
+    checked_place,
     checked_time,
     content,
     delivery_category,
@@ -198,7 +199,7 @@ def make_mapper(config: Config) -> Mapper:
         message = event.message
         properties = mapping(message.get("properties"))
         name, standard = _named(event)
-        action_source = properties.get("action_source") or config.action_source
+        action_source = checked_place(properties.get("action_source") or config.action_source or "other")
         at_ms = checked_time(message, context, action_source)
         custom = privacy.apply(properties, hashed=is_hashed(message, NAMES))
         if standard is not None:

@@ -40,6 +40,7 @@ from mainstem.destinations.meta_graph import (
     PERSON,
     Privacy,
     category_text,
+    checked_place,
     checked_time,
     content,
     delivery_category,
@@ -231,7 +232,9 @@ def make_mapper(config: Config) -> Mapper:
     def to_calls(event: Event, context: MapContext) -> Payloads:
         message = event.message
         properties = mapping(message.get("properties"))
-        action_source = properties.get("action_source") or _action_source(message.get("channel"))
+        action_source = checked_place(
+            properties.get("action_source") or _action_source(message.get("channel"))
+        )
         at_ms = checked_time(message, context, action_source)
         custom: dict[str, Json] | None = None
         if event.type == "identify":

@@ -236,16 +236,19 @@ def make_mapper(config: Config) -> Mapper:
         )
 
     def of_list(message: dict[str, Json]) -> Payloads:
-        if not config.audience_id:
+        # A sync that is mapped to the destination says audience and fields itself.
+        audience = _synced_audience(message) or config.audience_id
+        fields = _synced_fields(message) or schema
+        if not audience:
             refuse("the setting `audienceId` is missing; Meta needs to know the audience")
-        if not schema:
+        if not fields:
             refuse("the setting `userSchema` is empty; name the fields that people have")
-        options = _options(config.audience_id, said, config)
+        options = _options(audience, said, config)
         people = mapping(get(message, "properties.listData"))
         calls: list[Call] = []
         for key, method in (("remove", "DELETE"), ("add", "POST")):
-            rows = [_row(mapping(person), schema, options) for person in sequence(people.get(key))]
-            calls += [call(method, options, schema, rows[at : at + most]) for at in range(0, len(rows), most)]
+            rows = [_row(mapping(person), fields, options) for person in sequence(people.get(key))]
+            calls += [call(method, options, fields, rows[at : at + most]) for at in range(0, len(rows), most)]
         if not calls:
             refuse("`properties.listData` has nobody in `add` nor in `remove`")
         return tuple(calls)
@@ -261,8 +264,7 @@ def make_mapper(config: Config) -> Mapper:
             options = _options(text(connection.get("audienceId") or ""), connection, config)
         else:
             fields = mapping(message.get("fields"))
-            listed = get(message, "context.destinationFields")
-            names = re.split(r"\s*,\s*", listed.strip()) if isinstance(listed, str) else list(fields)
+            names = _synced_fields(message) or list(fields)
             options = _options(_synced_audience(message) or config.audience_id, said, config)
         if not options.audience_id:
             refuse("the setting `audienceId` is missing; Meta needs to know the audience")
@@ -280,6 +282,11 @@ def _synced_audience(message: dict[str, Json]) -> str:
         if isinstance(kind, str) and kind.startswith(_SYNCED):
             return kind.removeprefix(_SYNCED)
     return ""
+
+
+def _synced_fields(message: dict[str, Json]) -> list[str]:
+    listed = get(message, "context.destinationFields")
+    return re.split(r"\s*,\s*", listed.strip()) if isinstance(listed, str) and listed.strip() else []
 
 
 def _most(config: Config) -> int:

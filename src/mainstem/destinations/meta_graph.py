@@ -210,6 +210,19 @@ _PERSONAL: Final = frozenset(
 _OF_THE_EVENT: Final = ("opt_out", "event_id", "action_source")
 _EVENT_ID: Final = ("traits.event_id", "context.traits.event_id", "properties.event_id", "messageId")
 _DELIVERIES: Final = frozenset(("home_delivery", "in_store", "curbside"))
+_PLACES: Final = frozenset(
+    (
+        "email",
+        "website",
+        "app",
+        "phone_call",
+        "chat",
+        "physical_store",
+        "system_generated",
+        "business_messaging",
+        "other",
+    )
+)
 _DAY_MS: Final = 86_400_000
 
 
@@ -333,7 +346,14 @@ def renamed_events(rows: Collection[Json]) -> dict[str, str]:
     return found
 
 
-def checked_time(message: dict[str, Json], context: MapContext, action_source: Json) -> int:
+def checked_place(place: Json) -> str:
+    """Return where an event happened (`action_source`); refuse what Meta does not know."""
+    if not isinstance(place, str) or place not in _PLACES:
+        refuse(f"`properties.action_source` is none of {', '.join(sorted(_PLACES))}")
+    return place
+
+
+def checked_time(message: dict[str, Json], context: MapContext, action_source: str) -> int:
     """Return when an event happened, in ms; refuse it if Meta would not take it any more."""
     at_ms = happened_ms(message)
     if at_ms is None:
