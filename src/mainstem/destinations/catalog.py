@@ -71,6 +71,7 @@ _OURS: Final = {
     "SALESFORCE_OAUTH": "mainstem.destinations.salesforce:OAUTH",
     "SALESFORCE_OAUTH_SANDBOX": "mainstem.destinations.salesforce:OAUTH_SANDBOX",
     "SEGMENT": "mainstem.destinations.segment:SPEC",
+    "SENDGRID": "mainstem.destinations.sendgrid:SPEC",
     "SINGULAR": "mainstem.destinations.singular:SPEC",
     "SLACK": "mainstem.destinations.slack:SPEC",
     "SNAPCHAT_CONVERSION": "mainstem.destinations.snapchat_conversion:SPEC",
