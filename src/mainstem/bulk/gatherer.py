@@ -374,6 +374,9 @@ class Gatherer:
         gathering = self._gathering
         if gathering.started_at is None:
             return False
+        urgency = self._writer.urgency()
+        if urgency != "when due":
+            return urgency == "at once"
         return (
             self._clock.monotonic() - gathering.started_at >= self._limits.max_age_s
             or gathering.events >= self._limits.max_events

@@ -5,7 +5,7 @@ it has to, with the same result: what it makes is a function of the plan and its
 """
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -15,6 +15,10 @@ from mainstem.ledger.base import CountKey
 
 Planned = tuple[StoredEvent, int, int, int]
 """An event to be written, its partition, its offset, its sequence."""
+
+
+Urgency = Literal["when due", "at once", "not now"]
+"""when due: by the limits. at once: somebody asked for it. not now: what is due waits (a window of the day)."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +84,10 @@ class Writer(Protocol):
         Raises:
             BulkError: it could not be written; it will be tried again.
         """
+        ...
+
+    def urgency(self) -> Urgency:
+        """Say whether a flush may wait, must, or is wanted at once; asked often."""
         ...
 
     async def settled(self, plan: Plan) -> None:

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from mainstem.bulk.plan import DELIVERED, REJECTED, Plan
-from mainstem.bulk.writer import Limits, Making
+from mainstem.bulk.writer import Limits, Making, Urgency
 from mainstem.destinations.archive import ArchiveSettings, Config, archive_config
 from mainstem.lake.files import PlannedFiles, PlannedSettings
 from mainstem.lake.layout import FileKey
@@ -73,6 +73,9 @@ class ArchiveWriter:
         for start in range(0, len(waiting), _PUTS_AT_ONCE):
             await self._put_some(waiting[start : start + _PUTS_AT_ONCE], done)
         return len(waiting)
+
+    def urgency(self) -> Urgency:
+        return "when due"
 
     async def settled(self, plan: Plan) -> None:
         return

@@ -144,6 +144,20 @@ BREAKER: Final = Gauge(
     "mainstem_breaker_open", "1 while the circuit breaker is open.", ["destination"], registry=REGISTRY
 )
 
+# ---- warehouse
+WAREHOUSE_ROWS: Final = Counter(
+    "mainstem_warehouse_rows_total",
+    "Rows loaded, by table.",
+    ["destination", "table"],
+    registry=REGISTRY,
+)
+WAREHOUSE_FAILURES: Final = Counter(
+    "mainstem_warehouse_table_failures_total",
+    "Loads of a table that failed while the others went on; its rows wait.",
+    ["destination", "table"],
+    registry=REGISTRY,
+)
+
 # ---- workspace
 WORKSPACE_RELOADS: Final = Counter(
     "mainstem_workspace_reloads_total",

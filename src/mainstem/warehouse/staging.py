@@ -5,7 +5,7 @@ the spool, in the types it has by itself. A column whose values are not of one t
 `fit` can still make the best of each.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,24 @@ class TableRows:
         self._waiting = 0
         self._cells = 0
         self._chunks: list[tuple[Path, Columns]] = []
+
+    @classmethod
+    def kept(
+        cls, table: str, chunks: Sequence[tuple[Path, Columns]], columns: Columns, rows: int
+    ) -> "TableRows":
+        """Return rows that were gathered before, from their files."""
+        made = cls(table, Path(), 0)
+        made._chunks, made._kinds, made.rows = list(chunks), dict(columns), rows
+        return made
+
+    def kept_chunks(self) -> Sequence[tuple[Path, Columns]]:
+        """Return the files of what was flushed, in order, with the types of their columns."""
+        return tuple(self._chunks)
+
+    @property
+    def cells(self) -> int:
+        """Values that wait in memory."""
+        return self._cells
 
     @property
     def columns(self) -> Columns:

@@ -1,9 +1,10 @@
 """DuckDB: a warehouse in one file, nothing to install.
 
 Follows https://duckdb.org/docs/stable/ (DuckDB 1.x and 2.x, read 2026-11). The file is opened for each load and closed
-behind it: one process may write it at a time, and while it is closed anybody may read it. A reader that comes while a load
-is in progress is told that the file is locked, and tries again; one that holds the file open for longer keeps loads
-waiting. For readers that must never wait, `copy` keeps a second file that is replaced after each load, atomically.
+behind it: one process may write it at a time, and while it is closed anybody may read it. A reader that comes while a
+load is in progress is told that the file is locked, and tries again; one that holds the file open for longer keeps
+loads waiting. For readers that must never wait, `copyPath` names a second file that is replaced after each load,
+atomically.
 
 Limits: none of names or columns that events reach. Run against: the engine itself.
 """

@@ -99,10 +99,10 @@ class SqlLoader(ABC):
         self._run("BEGIN")
         try:
             yield
+            self._run("COMMIT")
         except BaseException:
             self._roll_back()
             raise
-        self._run("COMMIT")
 
     def _roll_back(self) -> None:
         try:

@@ -1,0 +1,48 @@
+"""One fixture: an engine, opened in a namespace that nobody else uses."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from mainstem.warehouse.loader import Loader
+from tests.warehouse.contract.engines import ENGINES
+
+
+class Bench:
+    """An engine under test."""
+
+    def __init__(self, engine: str, folder: Path) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.namespace = f"t_{uuid4().hex[:12]}"
+        self._opened: list[Loader] = []
+
+    def open(self) -> Loader:
+        """Return a loader of its own."""
+        loader = ENGINES[self.engine](self.folder, self.namespace)
+        self._opened.append(loader)
+        return loader
+
+    def close(self) -> None:
+        for loader in self._opened:
+            loader.close()
+        self._opened.clear()
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(request.param, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def loader(bench: Bench) -> Loader:
+    opened = bench.open()
+    opened.check()
+    return opened
+
+
+Reopen = Callable[[], Loader]

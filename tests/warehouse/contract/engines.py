@@ -1,0 +1,21 @@
+"""The engines that the contract suite runs on: each opens a loader in a namespace of its own, on something real.
+
+An engine's line is a function from a folder and a namespace to a loader. One that needs a server starts it in
+`conftest.py`, once a session.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mainstem.warehouse.loader import Loader
+from mainstem.warehouse.loaders.duckdb import DuckdbLoader
+
+Open = Callable[[Path, str], Loader]
+
+
+def open_duckdb(folder: Path, namespace: str) -> Loader:
+    """A file in the folder."""
+    return DuckdbLoader(folder / "w.duckdb", namespace)
+
+
+ENGINES: dict[str, Open] = {"duckdb": open_duckdb}
