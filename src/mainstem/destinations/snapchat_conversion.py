@@ -560,8 +560,8 @@ SPEC = DestinationSpec(
         Schema(
             label="",
             doc_url="https://developers.snap.com/api/marketing-api/Conversions-API/UsingTheAPI",
+            # Version 2, which has a list or an object without `data`, is not what it is about.
             schema={
-                "type": "object",
                 "properties": {
                     "data": {
                         "type": "array",
