@@ -161,7 +161,8 @@ def test_an_enhancement_names_the_action_that_was_looked_up() -> None:
     ("answer", "kind"),
     [
         (Answer(200, [{"results": []}]), Refusal),
-        (Answer(403, [{"error": {"message": "no"}}]), Refusal),
+        (Answer(400, [{"error": {"message": "no"}}]), Refusal),
+        (Answer(403, [{"error": {"message": "no"}}]), Retry),
         (Answer(401, [{"error": {"message": "expired"}}]), Retry),
         (Answer(429), Retry),
         (Answer(0, error="timeout"), Retry),
@@ -233,6 +234,26 @@ def test_people_go_by_one_job_and_who_is_not_taken_is_refused() -> None:
     assert len(asked[1].body.value["operations"]) == 2
     assert [(batch.units, batch.refusal is not None) for batch in batches] == [((1,), True), ((0,), False)]
     assert batches[1].calls[0].url.endswith("/offlineUserDataJobs/5:run")
+
+
+def test_only_neighbours_share_a_job() -> None:
+    config = config_of(
+        "GOOGLE_ADWORDS_REMARKETING_LISTS",
+        {"customerId": "1", "audienceId": "2", "developerToken": "dev-token", "oauth": OAUTH},
+    )
+    units = []
+    for index, action in enumerate(("insert", "insert", "delete", "insert")):
+        event = event_of({"type": "record", "action": action, "fields": {"email": "a@example.com"}})
+        calls = lists.make_mapper(config)(event, CONTEXT)
+        assert isinstance(calls, tuple)
+        units.append(Unit(index, tuple(call for call in calls if isinstance(call, Call)), event))
+    talk: Any = lists.make_batcher(config)(units)
+    batches = drive(
+        talk,
+        lambda _: Answer(200, {"resourceName": "customers/1/offlineUserDataJobs/5"}),
+    )
+    assert isinstance(batches, list)
+    assert [batch.units for batch in batches] == [(0, 1), (2,), (3,)]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, list), (503, Retry)])

@@ -12,6 +12,7 @@ from mainstem.destinations.base import (
     Delivered,
     Dialogue,
     Refusal,
+    Rejected,
     Request,
     Response,
     Retry,
@@ -19,7 +20,7 @@ from mainstem.destinations.base import (
 )
 from mainstem.destinations.catalog import check_config
 from mainstem.destinations.kit.dialogue import drive
-from mainstem.destinations.klaviyo import classify, make_batcher, make_mapper
+from mainstem.destinations.klaviyo import classify, classify_each, make_batcher, make_mapper
 from tests.destinations.events import CONTEXT, config_of, event_of
 
 
@@ -57,6 +58,33 @@ def test_subscriptions_to_a_list_go_together_behind_their_profiles() -> None:
     assert batches[0].calls[-1].body is not None
     people = batches[0].calls[-1].body.value["data"]["attributes"]["profiles"]["data"]
     assert [person["attributes"]["email"] for person in people] == ["u1@example.com", "u3@example.com"]
+
+
+def test_who_is_refused_does_not_keep_the_others() -> None:
+    config = config_of("KLAVIYO", {"privateApiKey": "pk_1", "apiVersion": "v3", "consent": ["email"]})
+    units = []
+    for index, user in enumerate(("u1", "u2")):
+        event = event_of(_identify(user, subscribe=True, listId="L"))
+        calls = make_mapper(config)(event, CONTEXT)
+        assert isinstance(calls, tuple)
+        units.append(Unit(index, tuple(call for call in calls if isinstance(call, Call)), event))
+    batches = make_batcher(config)(units)
+    assert isinstance(batches, Sequence)
+    _, second, job = batches[0].calls
+    request = Request("POST", second.url)
+
+    def kinds(call: Call, status: int, body: Any) -> list[type] | None:
+        results = classify_each(call, request, Response(status, {}, msgspec.json.encode(body)), units)
+        return None if results is None else [type(result) for result in results]
+
+    wrong = {
+        "errors": [{"detail": "no", "source": {"pointer": "/data/attributes/profiles/data/0/attributes"}}]
+    }
+    assert kinds(second, 400, {"errors": [{"detail": "no"}]}) == [Retry, Rejected]
+    assert kinds(job, 400, wrong) == [Rejected, Retry]
+    assert kinds(job, 400, {"errors": [{"detail": "no"}]}) is None
+    assert kinds(job, 503, wrong) is None
+    assert kinds(second, 201, {"data": {"id": "1"}}) is None
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def make_mapper(config: Config) -> Mapper:
         audience = text(config.audience_id) if present(config.audience_id) else _retl_audience(message)
         if not audience:
             refuse("the setting `audienceId` is empty and the event names no list; give the id of the list")
-        token = context.secret.get("access_token") or context.secret.get("accessToken")
+        token = context.secret.get("access_token")
         if not token:
             postpone("there is no access token; connect the Criteo account again", 500)
         headers = {

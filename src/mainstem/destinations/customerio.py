@@ -483,7 +483,8 @@ SPEC = DestinationSpec(
             doc_url=_DOC,
             schema={
                 "type": "object",
-                "required": ["batch"],
+                # An entry by itself is what mappings make; it goes in a batch.
+                "anyOf": [{"required": ["batch"]}, {"required": ["type", "action"]}],
                 "properties": {
                     "batch": {
                         "type": "array",

@@ -12,6 +12,7 @@ together. E-mail, phone and names are normalised and hashed here, unless the set
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, ClassVar, Final, Literal
 
 import msgspec
@@ -356,12 +357,12 @@ def make_batcher(config: Config) -> Batcher:
     """Return the batching: records of the same action for the same list go together.
 
     With a developer token a description of a job becomes the job: it is made and filled here, what remains to be
-    sent starts it.
+    sent starts it. Only neighbours share a job then: batches that change nobody's order are made once.
     """
 
     def by_jobs(units: Sequence[Unit]) -> Batching:
         batches: list[Batch] = []
-        for batch in _batches(units):
+        for batch in (batch for run in _runs(units) for batch in _batches(run)):
             if batch.calls[0].label == _JOBS:
                 batches += yield from _with_jobs(batch, units)
             else:
@@ -377,6 +378,10 @@ def _batches(units: Sequence[Unit]) -> list[Batch]:
         msgspec.structs.replace(batch, many=True)
         for batch in together(units, key=_key, merge=_merged, most=_MOST_PEOPLE)
     ]
+
+
+def _runs(units: Sequence[Unit]) -> list[list[Unit]]:
+    return [list(run) for _, run in groupby(units, key=lambda unit: _key(unit) or unit.index)]
 
 
 def _key(unit: Unit) -> Hashable | None:

@@ -99,8 +99,6 @@ def search(
         label="googleAds:searchStream",
         cache_s=LOOKUP_CACHE_S,
     )
-    if answer.status == 401:
-        postpone(f"{what}: http 401: {_message_of(answer.body)}", 401)
     or_postpone(answer, what)
     if not ok(answer):
         refuse(f"{what}: http {answer.status}: {_message_of(answer.body)}", answer.status)
@@ -149,8 +147,6 @@ def job_calls(
 
 
 def _require(answer: Answer, what: str) -> None:
-    if answer.status == 401:
-        postpone(f"{what}: http 401: {_message_of(answer.body)}", 401)
     or_postpone(answer, what)
     if not ok(answer):
         reasons = _errors(mapping(answer.body).get("error"))

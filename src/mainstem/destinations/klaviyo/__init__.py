@@ -26,8 +26,10 @@ from mainstem.destinations.base import (
     Mapper,
     MappingTable,
     Payloads,
+    Rejected,
     Request,
     Response,
+    Retry,
     Schema,
     Unit,
 )
@@ -69,6 +71,8 @@ _MOST: Final = {SUBSCRIBE: 100, UNSUBSCRIBE: 100}
 """People a subscription job; Klaviyo takes 1,000 and 100, but each one's profile goes by itself beside it."""
 _NOT_IN_PHONE: Final = re.compile(r"[\s().\-]")
 _PHONE: Final = re.compile(r"\+[1-9]\d{4,14}")
+_PERSON: Final = re.compile(r"/profiles/data/(\d{1,6})(?:/|$)")
+"""Where an error of a subscription job says whom it is about."""
 _NAMED: Final = frozenset(
     [
         "email",
@@ -316,6 +320,27 @@ def classify(request: Request, response: Response) -> Delivery | None:
     return None
 
 
+def classify_each(
+    call: Call, request: Request, response: Response, units: Sequence[Unit]
+) -> Sequence[Delivery] | None:
+    """A request of a batch that is refused is one person's: the others are sent again without them."""
+    del request
+    if len(units) < 2 or response.status not in (400, 404, 409, 422):
+        return None
+    errors = sequence(get(answer_of(response).body, "errors"))
+    said = f"http {response.status}: {text(get(errors, '0.detail', ''))}"[:500]
+    if call.label in _MOST:
+        pointers = (text(get(error, "source.pointer", "")) for error in errors)
+        wrong = {int(found[1]) for pointer in pointers if (found := _PERSON.search(pointer))}
+    else:
+        wrong = {place for place, unit in enumerate(units) if call in unit.calls}
+    if not wrong or not any(place in wrong for place in range(len(units))):
+        return None
+    answer = str(response.status)
+    again = Retry("another one of the batch was refused", after_s=0.0, answer=answer)
+    return [Rejected(said, answer=answer) if place in wrong else again for place in range(len(units))]
+
+
 def _schema(label: str, kind: str, attributes: dict[str, Json], required: Sequence[str] = ()) -> Schema:
     return Schema(
         label=label,
@@ -352,6 +377,7 @@ SPEC = DestinationSpec(
     batcher=make_batcher,
     default_max_batch=100,
     classify=classify,
+    classify_each=classify_each,
     proof="body",
     schemas=(
         _schema(_IMPORT, "profile", {"email": {"type": "string"}, "properties": {"type": "object"}}),
