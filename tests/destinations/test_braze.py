@@ -22,6 +22,7 @@ from mainstem.destinations.braze import SPEC, classify, classify_each
 from mainstem.destinations.kit.call import encode
 from mainstem.destinations.kit.dialogue import drive
 from tests.destinations.events import config_of, event_of, mapped
+from tests.destinations.lookups import Desk, batched
 
 CONFIG = {"restApiKey": "key", "dataCenter": "us-01"}
 
@@ -163,6 +164,54 @@ def test_a_subscription_group_is_named_once_and_everybody_in_it_once() -> None:
             },
         ]
     }
+
+
+def test_attributes_that_the_profile_has_are_left_out() -> None:
+    def person(user: str, **traits: Any) -> dict[str, Any]:
+        return {"type": "track", "event": "E", "userId": user, "timestamp": "t", "traits": traits}
+
+    messages = [
+        person("a", plan="pro", city="Berlin", email="a@example.com"),
+        person("a", plan="pro", city="Berlin"),
+        {"type": "identify", "anonymousId": "x", "traits": {"plan": "pro"}},
+    ]
+    profiles = {
+        "users": [
+            {"external_id": "a", "custom_attributes": {"plan": "pro", "city": "Paris"}},
+            {
+                "user_aliases": [{"alias_name": "x", "alias_label": "rudder_id"}],
+                "custom_attributes": {"plan": "pro"},
+            },
+        ]
+    }
+    ask = Desk({"POST /users/export/ids": profiles})
+    batches, units = batched("BRAZE", {**CONFIG, "supportDedup": True}, messages, ask)
+    assert [(len(batch.calls), batch.units) for batch in batches] == [(1, (0, 1)), (0, (2,))]
+    body = batches[0].calls[0].body
+    assert body is not None
+    assert body.value["attributes"] == [{"city": "Berlin", "email": "a@example.com", "external_id": "a"}]
+    assert len(body.value["events"]) == 2
+    # The request has two attributes less than the events had: errors are counted by what was sent.
+    wrong = Response(201, body=msgspec.json.encode({"message": "success", "errors": [_error("events", 1)]}))
+    sent = batches[0].calls[0]
+    results = classify_each(sent, encode(sent), wrong, units[:2])
+    assert results is not None
+    assert [type(result) for result in results] == [Delivered, Rejected]
+    [asked] = ask.asked
+    assert asked.body is not None
+    assert asked.body.value == {
+        "fields_to_export": ["external_id", "user_aliases", "custom_attributes"],
+        "external_ids": ["a"],
+        "user_aliases": [{"alias_name": "x", "alias_label": "rudder_id"}],
+    }
+
+
+def test_without_the_profiles_everything_is_sent() -> None:
+    ask = Desk({"POST /users/export/ids": Answer(500)})
+    [batch], _ = batched("BRAZE", {**CONFIG, "supportDedup": True}, [_track("a")], ask)
+    [call] = batch.calls
+    assert call.body is not None
+    assert call.body.value["attributes"] == [{"email": "a@example.com", "external_id": "a"}]
 
 
 @pytest.mark.parametrize("status", [201, 500, 0])

@@ -21,6 +21,7 @@ import msgspec
 from mainstem.destinations.base import (
     Batch,
     Batcher,
+    Batching,
     Body,
     Call,
     Delivered,
@@ -39,6 +40,7 @@ from mainstem.destinations.base import (
     Schema,
     Unit,
 )
+from mainstem.destinations.braze.deduplication import without_known
 from mainstem.destinations.braze.ecommerce import PRODUCT_ROWS, ROWS, purchases, recommended
 from mainstem.destinations.kit.batching import alone
 from mainstem.destinations.kit.call import json_call
@@ -86,6 +88,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Read `{add, update, remove}` in a trait as Braze's operations on an array of objects."""
     send_purchase_event_with_extra_properties: bool = False
     """Send a product's other fields as its purchase's properties."""
+    support_dedup: bool = False
+    """Ask for the profile first and leave out custom attributes that it has; the key needs `users.export.ids`."""
     use_ecommerce_recommended_events: bool = False
     """Send the Segment spec's e-commerce events as Braze's recommended events (`ecommerce.order_placed`)."""
 
@@ -117,13 +121,8 @@ _STATES: Final = frozenset(("subscribed", "unsubscribed"))
 def make_mapper(config: Config) -> Mapper:
     """Return the mapping for these settings."""
     base = _base_url(config.data_center)
-    key = config.rest_api_key.reveal()
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "application/json",
-        "Authorization": f"Bearer {key}",
-    }
-    secrets = (key,)
+    headers = _headers(config)
+    secrets = (config.rest_api_key.reveal(),)
     nested = config.enable_nested_array_operations
 
     def call(label: str, value: Object, user_id: Json = None, partner: str = "") -> Call:
@@ -224,6 +223,14 @@ def make_mapper(config: Config) -> Mapper:
         return (call(_MERGE, {"merge_updates": [_merge(message)]}, message["userId"]),)
 
     return settled(to_calls)
+
+
+def _headers(config: Config) -> Mapping[str, str]:
+    return {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "Authorization": f"Bearer {config.rest_api_key.reveal()}",
+    }
 
 
 def _base_url(data_center: str) -> str:
@@ -373,36 +380,57 @@ def _merge(message: Object) -> Object:
 
 def make_batcher(config: Config) -> Batcher:
     """Return the batching: one request for each kind of object, `users/track` first."""
-    del config
+    export_url = f"{_base_url(config.data_center)}/users/export/ids"
+    headers = _headers(config)
 
-    def batcher(units: Sequence[Unit]) -> Sequence[Batch]:
-        batches: list[Batch] = []
-        for label in (_TRACK, _SUBSCRIBE, _MERGE):
-            chunk: list[Unit] = []
-            size = 0
-            for unit in units:
-                if len(unit.calls) != 1 or unit.calls[0].label != label:
-                    continue
-                more = _size(unit.calls[0])
-                if chunk and size + more > _MOST[label]:
-                    batches.append(_together(label, chunk))
-                    chunk, size = [], 0
-                chunk.append(unit)
-                size += more
-            if chunk:
-                batches.append(_together(label, chunk))
-        there = {index for batch in batches for index in batch.units}
-        return [*batches, *(alone(unit) for unit in units if unit.index not in there)]
+    def batcher(units: Sequence[Unit]) -> Sequence[Batch] | Batching:
+        return reduced(units) if config.support_dedup else _batches(units)
+
+    def reduced(units: Sequence[Unit]) -> Batching:
+        tracks = [unit for unit in units if _label(unit) == _TRACK]
+        left = yield from without_known(tracks, export_url, headers)
+        nothing = [unit.index for unit in left if not unit.calls]
+        others = [unit for unit in units if _label(unit) != _TRACK]
+        batches = _batches([*(unit for unit in left if unit.calls), *others])
+        return [*batches, Batch((), tuple(nothing))] if nothing else batches
 
     return batcher
+
+
+def _label(unit: Unit) -> str:
+    return unit.calls[0].label if len(unit.calls) == 1 else ""
+
+
+def _batches(units: Sequence[Unit]) -> list[Batch]:
+    batches: list[Batch] = []
+    for label in (_TRACK, _SUBSCRIBE, _MERGE):
+        chunk: list[Unit] = []
+        size = 0
+        for unit in units:
+            if _label(unit) != label:
+                continue
+            more = _size(unit.calls[0])
+            if chunk and size + more > _MOST[label]:
+                batches.append(_together(label, chunk))
+                chunk, size = [], 0
+            chunk.append(unit)
+            size += more
+        if chunk:
+            batches.append(_together(label, chunk))
+    return [*batches, *(alone(unit) for unit in units if _label(unit) not in _MOST)]
 
 
 def _body_of(call: Call) -> Object:
     return mapping(call.body.value) if call.body is not None else {}
 
 
+def _parts(body: Object) -> dict[str, int]:
+    """Return how many objects of each array a request has."""
+    return {name: len(items) for name, items in body.items() if isinstance(items, list)}
+
+
 def _size(call: Call) -> int:
-    return sum(len(items) for items in _body_of(call).values() if isinstance(items, list))
+    return sum(_parts(_body_of(call)).values())
 
 
 def _together(label: str, units: Sequence[Unit]) -> Batch:
@@ -417,7 +445,8 @@ def _together(label: str, units: Sequence[Unit]) -> Batch:
                 body.setdefault(name, []).extend(items)
     if label == _SUBSCRIBE:
         body["subscription_groups"] = _merged_groups(body["subscription_groups"])
-    call = msgspec.structs.replace(units[0].calls[0], body=Body("json", body), user_id=None)
+    aside = {"parts": [_parts(one) for one in bodies]}
+    call = msgspec.structs.replace(units[0].calls[0], body=Body("json", body), user_id=None, aside=aside)
     return Batch((call,), tuple(unit.index for unit in units))
 
 
@@ -462,14 +491,15 @@ def classify_each(
         return None
     results: list[Delivery] = []
     at = dict.fromkeys(("attributes", "events", "purchases"), 0)
-    for unit in units:
+    # What a batching left out of a unit is not in the request either.
+    parts = call.aside.get("parts") or [_parts(_body_of(unit.calls[0])) for unit in units]
+    for part in parts:
         wrong: list[str] = []
-        size = 0
-        for name, items in _body_of(unit.calls[0]).items():
+        size = sum(part.values())
+        for name, count in part.items():
             if name in at:
-                places = range(at[name], at[name] + len(items))
-                at[name] += len(items)
-                size += len(items)
+                places = range(at[name], at[name] + count)
+                at[name] += count
                 wrong += [errors[name, place] for place in places if (name, place) in errors]
         if wrong and (len(wrong) == size or not taken):
             results.append(Rejected(f"http {response.status}: {wrong[0]}"))
