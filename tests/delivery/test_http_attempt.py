@@ -237,6 +237,27 @@ async def test_what_a_look_up_filters_is_filtered_in_the_books(
     await one.drain(5)
 
 
+async def test_who_is_well_in_a_request_is_not_delivered_while_the_rest_of_its_batch_is_not_sent(
+    sink: Sink, transport: PyreqwestTransport
+) -> None:
+    def batcher(_: Any) -> Any:
+        def batch(units: Sequence[Unit]) -> Sequence[Batch]:
+            body = {"events": [{"id": unit.event.user_id} for unit in units]}
+            call = json_call(f"{sink.url}/batch", body)
+            return [Batch((call, call), tuple(unit.index for unit in units))]
+
+        return batch
+
+    scene = Scene(sink, transport, batcher=batcher, oauth=None)
+    scene.vendor.verdicts = {"a": ["bad"]}
+    items = scene.items("a", "b")
+    first = await scene.attempt(items)
+    assert [type(one) for one in first] == [Rejected, Retry]
+    assert scene.vendor.taken == ["b"]
+    assert [type(one) for one in await scene.attempt(items[1:])] == [Delivered]
+    assert scene.vendor.taken == ["b", "b", "b"]
+
+
 # ---------------------------------------------------------------- order
 
 

@@ -43,6 +43,7 @@ from mainstem.destinations.kit.dialogue import Ended, drive_async
 from mainstem.destinations.render import described
 from mainstem.destinations.schemas import compile_check
 
+_REST = Retry("a later request of its batch was not sent")
 _WAITS = Retry("waits behind an earlier event of the same user")
 
 
@@ -253,7 +254,7 @@ class HttpAttempt:
         if batch.refusal is not None:
             return [Rejected(batch.refusal.reason)] * len(units)
         results: list[Delivery] = [Delivered("nothing to send")] * len(units)
-        for call in batch.calls:
+        for number, call in enumerate(batch.calls):
             for unit in units:
                 items[unit.index].last_sent = call
             sent = await self._exchange(call)
@@ -266,6 +267,9 @@ class HttpAttempt:
                 if isinstance(before, Delivered):
                     results[index] = _worse(before, one) if isinstance(one, Delivered) else one
             if any(type(one) is not Delivered for one in each):
+                if number + 1 < len(batch.calls):
+                    # The rest of the batch is not sent: whoever was well so far has not been delivered whole.
+                    results = [_REST if type(one) is Delivered else one for one in results]
                 return results
         return results
 
