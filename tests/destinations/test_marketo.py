@@ -101,6 +101,7 @@ def test_what_failed_look_ups_end_in(answers: Any, kind: type, status: int) -> N
         (200, _failed("615"), Retry("615: no", throttled=True)),
         (200, _failed("608"), Retry("608: no")),
         (200, _failed("610"), Rejected("610: no")),
+        (200, None, Retry("Marketo answered without saying whether it took it")),
         (503, None, None),
     ],
 )

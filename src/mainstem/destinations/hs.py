@@ -682,18 +682,17 @@ def classify_each(
     if not problems and not sequence(body["results"]):
         rejected = Rejected("HubSpot answered that it had done nothing: neither results nor errors")
         return [rejected for _ in units]
-    traces = {
-        text(one.get("id")): text(one.get("objectWriteTraceId"))
-        for one in sequence(mapping(call.body.value if call.body else None).get("inputs"))
-        if isinstance(one, dict)
-    }
+    inputs = [mapping(one) for one in sequence(mapping(call.body.value if call.body else None).get("inputs"))]
+    if len(inputs) != len(units):  # records that are there twice went as one
+        by_id = {text(one.get("id")): one for one in inputs}
+        inputs = [by_id.get(_id_of(unit), {}) for unit in units]
     taken = Delivered(str(response.status), acceptance="accepted")
-    return [
-        Rejected(problems[trace])
-        if (trace := traces.get(_id_of(unit), "")) in problems
-        else (Rejected(problems[""]) if "" in problems else taken)
-        for unit in units
-    ]
+    anybodys = problems.get("")
+    results: list[Delivery] = []
+    for one in inputs:
+        problem = problems.get(text(one.get("objectWriteTraceId")), anybodys)
+        results.append(taken if problem is None else Rejected(problem))
+    return results
 
 
 def _id_of(unit: Unit) -> str:

@@ -338,8 +338,10 @@ def _record(event: Event) -> tuple[str, Json]:
 def classify(request: Request, response: Response) -> Delivery | None:
     """Read Marketo's answer: what went wrong is told in the body of a 200, for the request or for the record."""
     body = mapping(answer_of(response).body)
-    if not 200 <= response.status < 300 or "success" not in body:
+    if not 200 <= response.status < 300:
         return None
+    if "success" not in body:
+        return Retry("Marketo answered without saying whether it took it")
     if body["success"] is not True:
         code, said = _problem(body)
         reason = f"{code}: {said}"

@@ -379,8 +379,6 @@ def _record(event: Event, session: Session) -> Generator[Call, Answer, Call]:
 
 # ---------------------------------------------------------------- answers
 
-_LATER: Final = frozenset(("UNABLE_TO_LOCK_ROW", "SERVER_UNAVAILABLE"))
-
 
 def classify(request: Request, response: Response) -> Delivery | None:
     """Read Salesforce's answer.
@@ -394,11 +392,11 @@ def classify(request: Request, response: Response) -> Delivery | None:
             return Delivered(str(response.status), acceptance="accepted")
         return None
     match _problem(body):
-        case "REQUEST_LIMIT_EXCEEDED" as problem:
+        case "REQUEST_LIMIT_EXCEEDED" | "SERVER_UNAVAILABLE" as problem:
             return Retry(problem, throttled=True)
         case "INVALID_SESSION_ID" | "INVALID_AUTH_HEADER" as problem:
             return Retry(problem, destination_wide=True)
-        case problem if problem in _LATER:
+        case "UNABLE_TO_LOCK_ROW" as problem:
             return Retry(problem)
     return None
 
