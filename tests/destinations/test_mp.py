@@ -44,6 +44,11 @@ def test_events_of_a_type_that_follow_one_another_go_together_by_api() -> None:
     assert sales == [("engage", 1), ("import", 2)]
 
 
+def test_a_request_holds_what_mixpanel_takes() -> None:
+    large = {**TRACK, "properties": {"text": "x" * 4_000_000}}
+    assert [batch.units for batch in _batches(_units(large, large, large))] == [(0, 1), (2,)]
+
+
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [

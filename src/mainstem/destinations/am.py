@@ -601,7 +601,7 @@ def classify_each(
         all_taken = body.get("events_ingested") == len(events)
         return [Delivered(str(status), acceptance="accepted" if all_taken else "unverifiable")] * len(units)
     if status == 413:
-        # Cut in half by whoever sends: each attempt puts together what fits then.
+        # Batches stay below the documented limit. Should that have changed, nothing is lost by it.
         return [Retry("http 413: the batch is larger than Amplitude takes")] * len(units)
     if status == 429:
         slow = _throttled(body, events)

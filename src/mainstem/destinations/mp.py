@@ -34,6 +34,7 @@ from mainstem.destinations.base import (
     Schema,
     Unit,
 )
+from mainstem.destinations.kit.batching import body_length
 from mainstem.destinations.kit.call import basic_auth
 from mainstem.destinations.kit.dialogue import answer_of
 from mainstem.destinations.kit.paths import MISSING, PathInvalid
@@ -52,8 +53,9 @@ Object = dict[str, Any]
 _HOSTS: Final = {"eu": "https://api-eu.mixpanel.com", "in": "https://api-in.mixpanel.com"}
 _STANDARD: Final = "https://api.mixpanel.com"
 _JSON: Final = {"Content-Type": "application/json"}
-_MOST: Final = {"engage": 2000, "groups": 200, "import": 2000}
-"""Items of a request, https://developer.mixpanel.com/reference/import-events#high-level-requirements."""
+_MOST: Final = {"engage": 2000, "groups": 200, "import": 2000, "bytes": 9_000_000}
+"""Items of a request, and its bytes (10 MB are allowed):
+https://developer.mixpanel.com/reference/import-events#high-level-requirements."""
 _OLDEST_MS: Final = 5 * 365 * 86_400_000
 _INSERT_ID_LENGTH: Final = 36
 _APPLE: Final = frozenset(("ios", "ipados", "watchos", "tvos", "macos"))
@@ -96,6 +98,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The traits of a group call that are group keys, as `{"groupKey": "company"}`."""
     set_once_properties: tuple[dict[str, Any], ...] = ()
     """Traits to set only if they are not, as `{"property": "plan"}`."""
+    union_properties: tuple[dict[str, Any], ...] = ()
+    """Traits to add to a list of the profile where they are not in it yet, as `{"property": "interests"}`."""
+    append_properties: tuple[dict[str, Any], ...] = ()
+    """Traits to append to a list of the profile, as `{"property": "viewedPlans"}`."""
     prop_increments: tuple[dict[str, Any], ...] = ()
     """Properties of events to add to the profile's, as `{"property": "items"}`."""
     event_increments: tuple[dict[str, Any], ...] = ()
@@ -213,6 +219,7 @@ def make_mapper(config: Config) -> Mapper:
     secrets = (authorization,)
     group_keys = _names(config.group_key_settings, "groupKey")
     once = _names(config.set_once_properties, "property")
+    union, append = _names(config.union_properties, "property"), _names(config.append_properties, "property")
     increments = _names(config.prop_increments, "property")
     counted = frozenset(_names(config.event_increments, "property"))
     names = {
@@ -305,6 +312,8 @@ def make_mapper(config: Config) -> Mapper:
         context = mapping(message.get("context"))
         person = {"$token": token, "$distinct_id": distinct_id(message)}
         traits, at_once = _split(traits_of(message), once)
+        traits, united = _split(traits, union)
+        traits, appended = _split(traits, append)
         calls: list[Call] = []
         if at_once:
             calls.append(updated("engage", {"$set_once": _profile(at_once, new_names=True), **person}, who))
@@ -327,6 +336,11 @@ def make_mapper(config: Config) -> Mapper:
         if context.get("active") is False:
             update["$ignore_time"] = True
         calls.append(updated("engage", update, who))
+        if united:
+            lists = {name: value if isinstance(value, list) else [value] for name, value in united.items()}
+            calls.append(updated("engage", {"$union": lists, **person}, who))
+        if appended:
+            calls.append(updated("engage", {"$append": appended, **person}, who))
         ids = [message.get("userId"), message.get("anonymousId")]
         if not simplified and all(map(present, ids)) and ids[0] != ids[1]:
             merge = {"event": "$merge", "properties": {"$distinct_ids": ids, "token": token}}
@@ -465,11 +479,11 @@ def _place(context: Object) -> Object:
     return {name: value for name, value in found.items() if present(value)}
 
 
-def _split(traits: Object, once: Sequence[str]) -> tuple[Object, Object]:
-    """Return the traits to set, and those to set once."""
+def _split(traits: Object, paths: Sequence[str]) -> tuple[Object, Object]:
+    """Return the traits without those at these paths, and those."""
     apart: Object = {}
     left = traits
-    for path in once:
+    for path in paths:
         value = get(traits, path)
         if value is not None:
             put(apart, path, value)
@@ -507,11 +521,16 @@ def make_batcher(config: Config) -> Batcher:
     def batcher(units: Sequence[Unit]) -> Sequence[Batch]:
         batches: list[Batch] = []
         chunk: list[Unit] = []
+        sizes: dict[str, int] = {}
         for unit in units:
-            if chunk and (unit.event.type != chunk[0].event.type or not _fits(chunk, unit)):
+            more = _sizes(unit)
+            full = any(sizes.get(name, 0) + count > _MOST[name] for name, count in more.items())
+            if chunk and (full or unit.event.type != chunk[0].event.type):
                 batches.append(_together(chunk))
-                chunk = []
+                chunk, sizes = [], {}
             chunk.append(unit)
+            for name, count in more.items():
+                sizes[name] = sizes.get(name, 0) + count
         return [*batches, _together(chunk)] if chunk else batches
 
     return batcher
@@ -521,17 +540,18 @@ def _items(call: Call) -> list[Json]:
     return call.body.value if call.body is not None and isinstance(call.body.value, list) else []
 
 
-def _fits(chunk: Sequence[Unit], unit: Unit) -> bool:
-    sizes = dict.fromkeys(_MOST, 0)
-    for one in (*chunk, unit):
-        for call in one.calls:
-            sizes[call.label] = sizes.get(call.label, 0) + len(_items(call))
-    return all(sizes[label] <= most for label, most in _MOST.items())
+def _sizes(unit: Unit) -> dict[str, int]:
+    """Return how much a unit is of each API's requests."""
+    sizes: dict[str, int] = {}
+    for call in unit.calls:
+        sizes[call.label] = sizes.get(call.label, 0) + len(_items(call))
+        sizes["bytes"] = sizes.get("bytes", 0) + body_length(call)
+    return sizes
 
 
 def _together(units: Sequence[Unit]) -> Batch:
     calls: list[Call] = []
-    for label in _MOST:
+    for label in ("engage", "groups", "import"):
         same = [call for unit in units for call in unit.calls if call.label == label]
         if same:
             items = [item for call in same for item in _items(call)]
@@ -657,5 +677,5 @@ SPEC = DestinationSpec(
         MappingTable(title="Profiles, of Android devices", rows=ANDROID.rows),
         MappingTable(title="Profiles, of Apple's devices", rows=IOS.rows),
     ),
-    limits="2,000 events or profile updates and 200 group updates a request; events of the last five years",
+    limits="2,000 events or profile updates, 200 group updates and 10 MB a request; events of the last five years",
 )
