@@ -233,6 +233,8 @@ def make_mapper(config: Config) -> Mapper:
             fields = _alias(message, own, _campaign(given))
             return (form(alias_url, "mapping", fields, who),)
         body = (GROUP_FIELDS if kind == "group" else FIELDS).build(message)
+        if "user_id" not in body and "device_id" not in body:
+            refuse("`userId` and `anonymousId` are missing; Amplitude needs a user or a device")
         body["library"] = context.partner.lower()
         body["time"] = happened_ms(message) or 0
         body["session_id"] = (

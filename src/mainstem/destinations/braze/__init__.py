@@ -85,7 +85,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     enable_subscription_group_in_group_call: bool = False
     """Let a group call set the subscription group of its groupId, by the trait `subscriptionState`."""
     enable_nested_array_operations: bool = False
-    """Read `{add, update, remove}` in a trait as Braze's operations on an array of objects."""
+    """Read `{add, update, remove}` in a trait as Braze's operations on an array of objects; the property
+    `mergeObjectsUpdateOperation` of an event merges objects instead of replacing them."""
     send_purchase_event_with_extra_properties: bool = False
     """Send a product's other fields as its purchase's properties."""
     support_dedup: bool = False
@@ -138,7 +139,7 @@ def make_mapper(config: Config) -> Mapper:
 
     def identify(message: Object, context: MapContext, options: Object) -> Payloads:
         who, user_id = _who(message, options)
-        attributes = _attributes(message, options, nested)
+        attributes = _attributes(message, nested)
         body = {"attributes": [{**attributes, **who}]}
         calls = (call(_TRACK, body, user_id, context.partner),) if attributes else ()
         alias = _alias(message, options)
@@ -163,7 +164,7 @@ def make_mapper(config: Config) -> Mapper:
         message = event.message
         who, user_id = _who(message, options)
         body: Object = {"partner": context.partner}
-        attributes = _attributes(message, options, nested)
+        attributes = _attributes(message, nested)
         if attributes:
             body["attributes"] = [{**attributes, **who}]
         about = who
@@ -275,7 +276,7 @@ def _who(message: Object, options: Object) -> tuple[Object, Json]:
     return {"_update_existing_only": False, "user_alias": alias}, message.get("anonymousId")
 
 
-def _attributes(message: Object, options: Object, nested: bool) -> Object:
+def _attributes(message: Object, nested: bool) -> Object:
     """Return the attributes that an event's traits become, under Braze's names; empty without traits."""
     traits = message.get("traits")
     context = message.get("context")
@@ -306,7 +307,9 @@ def _attributes(message: Object, options: Object, nested: bool) -> Object:
             target = _ATTRIBUTES.get(name)
             attributes.setdefault(name if target is None else target, value)
     if nested and attributes:
-        attributes["_merge_objects"] = bool(options.get("mergeObjectsUpdateOperation"))
+        # Where RudderStack's documentation has it: beside, not in, the traits.
+        wish = mapping(message.get("properties")).get("mergeObjectsUpdateOperation")
+        attributes["_merge_objects"] = bool(wish)
     return attributes
 
 
