@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.components import chromium, kafka, node_sdks, python_sdks, s3
+from tests.components import chromium, kafka, node_sdks, python_sdks, redis, s3
 from tests.components.install import ComponentMissing, required
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ _REAL: dict[str, str | None] = {
     "kafka_installed": "kafka",
     "chromium_path": "chromium",
     "s3_server": None,
+    "redis_server": None,
     "node_sdks": None,
     "python_sdks": None,
 }
@@ -49,6 +50,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]
     """A running S3 endpoint, shared by the worker's tests: use buckets of your own."""
     _need(s3.install)
     with s3.S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.RedisServer]:
+    """A running Redis server, shared by the worker's tests: use keys of your own."""
+    _need(redis.install)
+    with redis.RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

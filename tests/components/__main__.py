@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.components import chromium, kafka, node_sdks, python_sdks, s3
+from tests.components import chromium, kafka, node_sdks, python_sdks, redis, s3
 from tests.components.install import ComponentMissing, required, say
 
 COMPONENTS: dict[str, Callable[[], object]] = {
     "S3 server": s3.install,
+    "Redis server": redis.install,
     "Python SDKs": python_sdks.install,
     "JavaScript SDKs": node_sdks.install,
     "Kafka broker": kafka.install,

@@ -30,7 +30,7 @@ class Resource(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Settings, under RudderStack's names."""
 
-    NEEDED_TO_SEND: ClassVar = frozenset({"region"})
+    NEEDED_TO_SEND: ClassVar = frozenset({"region", "accessKeyID", "accessKey"})
 
     detail_type: str
     """What `detail-type` of every event is."""

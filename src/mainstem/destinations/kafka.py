@@ -56,7 +56,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Rows `{from: event name, to: topic}`, for track events; goes before the table by type."""
 
     convert_to_avro: bool = False
-    """RudderStack's Avro encoding. Not done here: a destination that asks for it is not started."""
+    """RudderStack's Avro encoding. Not done here: a destination that asks for it keeps its events and sends none."""
 
     def __post_init__(self) -> None:
         if self.sasl_type not in ("plain", "sha256", "sha512"):

@@ -26,7 +26,7 @@ _LONGEST_KEY: Final = 256
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Settings, under RudderStack's names."""
 
-    NEEDED_TO_SEND: ClassVar = frozenset({"region", "stream"})
+    NEEDED_TO_SEND: ClassVar = frozenset({"region", "stream", "accessKeyID", "accessKey"})
 
     region: str = ""
     """The AWS region of the stream, `us-east-1`."""
@@ -65,7 +65,7 @@ SPEC = DestinationSpec(
     doc_url="https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html",
     mapper=make_mapper,
     default_concurrency=1000,
-    default_max_batch=500,
+    default_max_batch=200,
     proof="each event",
     limits="500 records and 10 MiB a request; 1,000 records and 1 MiB a second for each shard",
 )
