@@ -93,7 +93,8 @@ def test_metrics_named_in_pages_exist(page: Path) -> None:
     names = {family.name for family in metric_families()}
     names |= {f"{family.name}_bucket" for family in metric_families() if family.kind == "histogram"}
     found = set(re.findall(r"\bmainstem_[a-z_]+\b", page.read_text("utf-8")))
-    assert sorted(found - names) == []
+    # The Python package that the how-to on destinations makes.
+    assert sorted(found - names - {"mainstem_pigeon"}) == []
 
 
 @each_page

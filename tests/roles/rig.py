@@ -22,8 +22,8 @@ from mainstem.pipeline.reading import SharedReader, decode_with
 from mainstem.pipeline.transform import Sandboxes, Transformer
 from mainstem.roles.books import Account, read_books
 from mainstem.roles.explain import Sighting, Whereabouts, explain_message
-from mainstem.roles.flows import Surroundings
 from mainstem.roles.rooms import CHECKS
+from mainstem.roles.surroundings import Surroundings
 from mainstem.roles.worker import Worker
 from mainstem.stream.base import Stream
 from mainstem.stream.memory import MemoryStream

@@ -33,6 +33,7 @@ _OURS: Final = {
     "CUSTOMERIO": "mainstem.destinations.customerio:SPEC",
     "DIGITAL_OCEAN_SPACES": "mainstem.destinations.archive:DIGITAL_OCEAN_SPACES",
     "DISCORD": "mainstem.destinations.discord:SPEC",
+    "DUCKDB": "mainstem.warehouse.loaders.duckdb:DESTINATION",
     "EVENTBRIDGE": "mainstem.destinations.eventbridge:SPEC",
     "FACEBOOK_CONVERSIONS": "mainstem.destinations.facebook_conversions:SPEC",
     "FACEBOOK_PIXEL": "mainstem.destinations.facebook_pixel:SPEC",

@@ -67,10 +67,14 @@ class Decoder:
         except _UNREADABLE:
             stored = msgspec.structs.replace(stored, kind=REJECTED, reason=DAMAGED)
             event = canonical_event(stored, partition=partition, offset=offset, sequence=sequence)
+        return stored, self.enriched(event)
+
+    def enriched(self, event: Event) -> Event:
+        """Return the event with what its source asks for: its message is the caller's own, and changed."""
         if self._enrichments and event.kind != REJECTED:
             for enrich in self._enrichments.get(event.source_id, ()):
                 enrich(event.message)
-        return stored, event
+        return event
 
 
 def _source_of(key: bytes) -> str:

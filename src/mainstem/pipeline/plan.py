@@ -91,6 +91,16 @@ class DestinationPlan:
         self._mapper = mapper
         self._check_type = check_type
 
+    @property
+    def source_names(self) -> Mapping[str, str]:
+        """The names of the sources that have an open way here, by id."""
+        return {source_id: way.source_name for source_id, way in self._ways.items() if isinstance(way, Way)}
+
+    def facts_of(self, source_id: str) -> Mapping[str, Any]:
+        """Return what is known of a source's way here, under RudderStack's names (`MapContext.metadata`)."""
+        way = self._ways.get(source_id)
+        return way.facts if isinstance(way, Way) else {}
+
     def evaluate(self, event: Event) -> Outcome:
         """Return the one outcome of an event that is not transformed here.
 

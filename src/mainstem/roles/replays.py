@@ -29,8 +29,9 @@ from mainstem.pipeline.judge import Narrow, judge_by
 from mainstem.pipeline.outcome import DELIVERED, Filtered, Outcome
 from mainstem.pipeline.plan import DestinationPlan
 from mainstem.pipeline.where import Failed, Where
-from mainstem.roles.flows import FlowRefused, Surroundings, make_sender
+from mainstem.roles.flows import make_sender
 from mainstem.roles.runner import Rules, Runner, offer
+from mainstem.roles.surroundings import FlowRefused, Surroundings
 from mainstem.stream.base import Stream, StreamError
 from mainstem.telemetry.log import logger
 from mainstem.transformations.base import SandboxUnavailable

@@ -38,8 +38,9 @@ from mainstem.lake.store import open_store
 from mainstem.pipeline.errors import PlanInvalid
 from mainstem.pipeline.outcome import Dead, Filtered, Refused, Send
 from mainstem.pipeline.plan import Way, compile_plan
-from mainstem.roles.flows import FlowRefused, open_the_sink, open_tokens
+from mainstem.roles.flows import open_the_sink, open_tokens
 from mainstem.roles.rooms import guard_of
+from mainstem.roles.surroundings import FlowRefused
 from mainstem.settings import Settings
 from mainstem.workspace.model import Destination, Workspace
 

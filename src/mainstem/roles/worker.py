@@ -20,10 +20,11 @@ from mainstem.pipeline.errors import PlanInvalid
 from mainstem.pipeline.plan import DestinationPlan, compile_plan
 from mainstem.pipeline.reading import decode_with
 from mainstem.pipeline.transform import Chains
-from mainstem.roles.flows import Flow, Surroundings, open_flow
+from mainstem.roles.flows import Flow, open_flow
 from mainstem.roles.replays import ReplayDesk, is_replay
 from mainstem.roles.rooms import ensure_cursors
 from mainstem.roles.sandboxes import tools_of
+from mainstem.roles.surroundings import Surroundings
 from mainstem.stream.base import Membership, StreamError
 from mainstem.telemetry import metrics
 from mainstem.telemetry.log import logger

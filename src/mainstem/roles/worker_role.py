@@ -8,9 +8,9 @@ from mainstem.clock import Clock
 from mainstem.delivery.transport import PyreqwestTransport
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.reading import SharedReader, decode_with
-from mainstem.roles.flows import Surroundings
 from mainstem.roles.rooms import guard_of, open_geo, open_the_ledger, open_the_stream, open_the_workspace
 from mainstem.roles.sandboxes import open_transformer
+from mainstem.roles.surroundings import Surroundings
 from mainstem.roles.worker import Worker
 from mainstem.settings import Settings
 
