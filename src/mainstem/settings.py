@@ -147,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         _d(
             "Sandboxes for user code alive at once in one worker. Each version in use has one or two; with more "
-            "versions than this they take turns, at the price of starting anew."
+            "versions than this they take turns, at the price of starting anew, and a warning says so once."
         ),
         Meta(ge=1, le=256),
     ] = 8
