@@ -35,7 +35,7 @@ ANOTHER_OUTCOME = {f"{FEATURE}/userTransformHandler/bd8e4d4b39b3-2"}
 """Those of them where not only the wording differs."""
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conformance.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conformance-transformations.md"
 
 
 def test_the_reference_names_what_is_explained_and_nothing_else() -> None:
