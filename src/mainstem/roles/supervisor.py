@@ -36,6 +36,7 @@ _KILL_AFTER_S: Final = 10.0
 _QUESTIONS: Final = 6
 """So many without an answer, one after the other, and a process counts as silent. Not by the clock alone: a machine
 that was asleep for an hour has silent processes for a moment."""
+_ENDING_S: Final = 2.0
 _TELL_S: Final = 1.0
 """For a silent process to write where its threads stand."""
 _RESTART_DELAY_S: Final = 0.1
@@ -158,8 +159,13 @@ class Child:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self.ready_value = await asyncio.shield(channel.ready) or {}
         except (TimeoutError, ConnectionError) as error:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            # One that is ending by itself has a code to tell: a signal in that moment reaps it unseen by asyncio.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ENDING_S):
+                    await process.wait()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
             code = await process.wait()
             raise ServeFailed(f"{self.name} did not start (exit code {code}): {error}") from None
         return reading
