@@ -147,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         _d(
             "Sandboxes for user code alive at once in one worker. Each version in use has one or two; with more "
-            "versions than this they take turns, at the price of starting anew."
+            "versions than this they take turns, at the price of starting anew, and a warning says so once."
         ),
         Meta(ge=1, le=256),
     ] = 8
@@ -159,6 +159,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = False
     drain_timeout_s: Annotated[float, _d("Time to finish what is in flight when stopping.")] = 20.0
+    silence_limit_s: Annotated[
+        float,
+        _d(
+            "A gateway or worker of `serve` that answers nothing for so long is ended and started again; first it "
+            "writes to standard error where its threads stand."
+        ),
+        Meta(gt=0),
+    ] = 30.0
     max_lag_events: Annotated[
         int, _d("`/ready` still answers 200 when a destination lags; above this it is named in `/health`.")
     ] = 1_000_000

@@ -32,7 +32,7 @@ WRITE_KEY: Final = "acceptance-write-key"
 _POLL_S = 0.02
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 40.0
-_LOG_TAIL_LINES = 60
+_LOG_TAIL_LINES = 120
 _CLI_TIMEOUT_S = 60.0
 
 

@@ -1,6 +1,7 @@
 """kill -9 of the product's processes at random moments under load: nothing acknowledged is lost, nobody's order
 changes, the archive is exact, the books balance."""
 
+import asyncio
 import os
 import random
 import signal
@@ -63,7 +64,10 @@ async def storm(
             for _ in range(rounds):
                 target = rng.choices(list(targets), list(targets.values()))[0]
                 if rng.random() < _FLOWING:
-                    await flowing(target, load, sink)
+                    try:
+                        await flowing(target, load, sink)
+                    except AssertionError as error:
+                        raise AssertionError(f"{error}\n{await where_they_stand(product)}") from None
                 await kill(product, target, rng)
                 killed[target] += 1
         took_s = time.monotonic() - began
@@ -117,6 +121,15 @@ async def flowing(target: str, load: Load, sink: Sink) -> None:
         timeout_s=30.0,
         poll_s=0.005,
     )
+
+
+async def where_they_stand(product: Serving) -> str:
+    """Return what the processes say of their threads, which stalled: at the end of the log."""
+    for pid in product.children().values():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1)
+    await asyncio.sleep(1.0)
+    return product.log_tail()
 
 
 def judge(

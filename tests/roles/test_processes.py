@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -27,12 +28,15 @@ async def fail():
 async def number():
     return 7
 
+async def never():
+    await asyncio.Event().wait()
+
 async def main():
     channel = await ParentChannel.open()
     settings = await channel.settings()
     sys.stdout.write("a stray line\\n"); sys.stdout.flush()
     channel.ready({"settings": settings.decode().strip()})
-    await channel.answer_until_closed({"number": number, "fail": fail})
+    await channel.answer_until_closed({"number": number, "fail": fail, "never": never})
     sys.exit(3)
 
 asyncio.run(main())
@@ -58,6 +62,9 @@ async def test_settings_go_in_questions_are_answered_and_the_end_of_input_ends_t
     with pytest.raises(ConnectionError, match="no answer to `weather`"):
         await channel.ask("weather", timeout_s=20)
     assert await asyncio.gather(*(channel.ask("number", timeout_s=20) for _ in range(20))) == [7] * 20
+    with pytest.raises(TimeoutError):
+        await channel.ask("never", timeout_s=0.01)
+    assert await channel.ask("number", timeout_s=20) == 7  # one that waits keeps no other from its answer
     channel.close()
     assert await process.wait() == 3
     await reading
@@ -85,6 +92,40 @@ async def test_a_child_that_cannot_start_is_an_error_with_its_exit_code(tmp_path
     with pytest.raises(ServeFailed, match=r"worker-0 did not start \(exit code 1\)"):
         await child.start()
     await child.stop(1)
+
+
+async def test_a_process_that_answers_no_more_is_ended_and_started_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "w.yaml"
+    document.write_text("workspace: {id: w}\n")
+    given = {"data_dir": str(tmp_path / "d"), "workspace": str(document), "silence_limit_s": 1.2}
+    child = Child("worker", 0, load_settings(given, environ={}), None, SystemClock())
+    await child.start()
+    try:
+        # What it is asked before it is ended: it tells where it stands, and goes on.
+        os.kill(child.pid, signal.SIGUSR1)
+        told = ""
+        async with asyncio.timeout(20):
+            while "most recent call first" not in told:
+                await asyncio.sleep(0.01)
+                told += capfd.readouterr().err
+        assert await child.ask("alive") is True
+        assert child.restarts == 0
+        first = child.pid
+        os.kill(first, signal.SIGSTOP)
+        async with asyncio.timeout(60):
+            while child.restarts == 0 or child.pid in (0, first):
+                await asyncio.sleep(0.02)
+            while True:
+                try:
+                    assert await child.ask("alive") is True
+                    break
+                except (ConnectionError, TimeoutError):
+                    await asyncio.sleep(0.02)  # it is being started
+    finally:
+        await child.stop(10)
+    assert child.restarts == 1
 
 
 def test_metrics_of_several_processes_become_one_page_with_a_label() -> None:

@@ -12,6 +12,7 @@ from mainstem.ledger.base import DeadFilter
 from mainstem.roles.replays import replay_cursor
 from mainstem.roles.worker import Worker
 from mainstem.testing.sink import Answer, Sink
+from mainstem.transformations.base import BatchRun, Dropped, Given, Kept, Result
 from mainstem.workspace.model import Transformation, Workspace
 from tests.acceptance.evidence import archived
 from tests.pipeline.sandboxes import InProcess, Metadata, version
@@ -200,6 +201,42 @@ async def test_stopped_while_code_runs_nothing_is_lost_and_nothing_comes_twice(t
 def _runner_ended(worker: Worker) -> bool:
     flow: Any = worker._running["hook"].flow if worker._running else None
     return flow is None or flow._runner._task.done()
+
+
+class Merging(InProcess):
+    """As `transformBatch` that makes one event of all of a user: the first one carries the numbers of all."""
+
+    async def run(
+        self, transformation: Transformation, given: Sequence[Given], *, logs: bool = False
+    ) -> BatchRun:
+        numbers: dict[str, list[int]] = {}
+        for one in given:
+            numbers.setdefault(one.message["userId"], []).append(one.message["properties"]["n"])
+        results: list[Result] = []
+        for one in given:
+            all_of = numbers.pop(one.message["userId"], None)
+            results.append(Dropped() if all_of is None else Kept(({**one.message, "all": all_of},)))
+        return BatchRun(tuple(results))
+
+
+async def test_what_the_first_event_of_a_user_carries_outlives_a_restart(tmp_path: Path) -> None:
+    sandboxes = Merging()
+    async with Sink() as sink:
+        sink.script = lambda _: Answer(status=503)
+        known = transforming(workspace(webhook(sink.url, delivery=_QUICK)), version("merge"))
+        async with rig(known, tmp_path, sandboxes=sandboxes) as running:
+            await running.send([track(f"u{number % 3}", number) for number in range(30)])
+            first = await running.worker()
+            await until("it was tried", lambda: sink.count)
+            await running.stop(first)
+            sink.script = lambda _: Answer()
+            tried = sink.count
+            await running.worker()
+            found = await running.settled(received=30)
+            assert found.delivered + found.filtered == 30
+            assert found.filtered > 0
+            carried = [number for message in got(sink)[tried:] for number in message["all"]]
+            assert sorted(carried) == list(range(30))
 
 
 async def test_parked_events_are_transformed_by_the_version_that_holds_now(tmp_path: Path) -> None:

@@ -35,6 +35,16 @@ ANOTHER_OUTCOME = {f"{FEATURE}/userTransformHandler/bd8e4d4b39b3-2"}
 """Those of them where not only the wording differs."""
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conformance-transformations.md"
+
+
+def test_the_reference_names_what_is_explained_and_nothing_else() -> None:
+    named = re.findall(
+        r"`((?:http|transformRoutine|userTransformHandler)/[0-9a-f]{12}(?:-\d+)?)`", PAGE.read_text()
+    )
+    assert sorted(f"{FEATURE}/{name}" for name in named) == sorted(EXPLAINED)
+
+
 def _vectors() -> list[dict[str, Any]]:
     return [vector for path in sorted(VECTORS.glob("*.json")) for vector in json.loads(path.read_text())]
 

@@ -43,6 +43,7 @@ class ParentChannel:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._out = sys.stdout.buffer
+        self._answering: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(cls) -> "ParentChannel":
@@ -61,21 +62,29 @@ class ParentChannel:
         self._write(Answer(id=0, value=value))
 
     async def answer_until_closed(self, answers: Mapping[str, Answerer]) -> None:
-        """Answer questions; return when the parent closes the channel or dies."""
+        """Answer questions, each as soon as it can be; return when the parent closes the channel or dies."""
         while line := await self._reader.readline():
             try:
                 question = msgspec.json.decode(line, type=Question)
             except msgspec.DecodeError as error:
                 _log.warning("unreadable question from the parent process", error=str(error))
                 continue
-            answerer = answers.get(question.ask)
-            if answerer is None:
-                self._write(Answer(id=question.id, error=f"no answer to `{question.ask}`"))
-                continue
-            try:
-                self._write(Answer(id=question.id, value=await answerer()))
-            except Exception as error:  # noqa: BLE001 - told to the asker; the role goes on
-                self._write(Answer(id=question.id, error=f"{type(error).__name__}: {error}"))
+            # One that has to wait for a disk does not make the process look dead.
+            task = asyncio.create_task(self._answer(question, answers))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        for task in self._answering:
+            task.cancel()
+
+    async def _answer(self, question: Question, answers: Mapping[str, Answerer]) -> None:
+        answerer = answers.get(question.ask)
+        if answerer is None:
+            self._write(Answer(id=question.id, error=f"no answer to `{question.ask}`"))
+            return
+        try:
+            self._write(Answer(id=question.id, value=await answerer()))
+        except Exception as error:  # noqa: BLE001 - told to the asker; the role goes on
+            self._write(Answer(id=question.id, error=f"{type(error).__name__}: {error}"))
 
     def _write(self, answer: Answer) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import signal
 import socket
@@ -46,6 +47,7 @@ async def _run(role_name: str, name: str, fd: int | None) -> int:
         gc.freeze()
         channel.ready({"name": name})
         answers: dict[str, Callable[[], Awaitable[Any]]] = {
+            "alive": _alive,
             "metrics": _metrics,
             "health": role.health,
             "status": role.status,
@@ -81,6 +83,10 @@ def _worker(settings: Settings, clock: Clock) -> "GatewayRole | WorkerRole":
     return WorkerRole(settings, clock)
 
 
+async def _alive() -> Any:
+    return True
+
+
 async def _metrics() -> Any:
     return families()
 
@@ -89,6 +95,8 @@ def main() -> None:
     """Run the role named on the command line."""
     role_name, name = sys.argv[1], sys.argv[2]
     fd = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    # By the parent, before it ends a process that answers no more. Works whatever the interpreter is waiting for.
+    faulthandler.register(signal.SIGUSR1)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     sys.exit(uvloop.run(_run(role_name, name, fd)))
 

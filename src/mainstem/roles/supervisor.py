@@ -2,7 +2,8 @@
 
 It binds the gateway's socket once and hands it to gateway processes, so a restart or crash of a gateway
 refuses nobody: connections wait in the socket's queue for the instant until the next one accepts. Children
-that die are started again at once (with back-off when they keep dying).
+that die are started again at once (with back-off when they keep dying). Those that answer nothing any more are ended,
+and are then such.
 
 Signals: TERM and INT stop (gateways drain first, then workers); HUP replaces gateways and workers one by one
 without closing the socket, which is how a new version of the code comes into force.
@@ -32,6 +33,12 @@ RoleName = Literal["gateway", "worker"]
 _READY_TIMEOUT_S: Final = 60.0
 _ASK_TIMEOUT_S: Final = 5.0
 _KILL_AFTER_S: Final = 10.0
+_QUESTIONS: Final = 6
+"""So many without an answer, one after the other, and a process counts as silent. Not by the clock alone: a machine
+that was asleep for an hour has silent processes for a moment."""
+_ENDING_S: Final = 2.0
+_TELL_S: Final = 1.0
+"""For a silent process to write where its threads stand."""
 _RESTART_DELAY_S: Final = 0.1
 _STEADY_S: Final = 10.0
 """A process that lived this long is started again at once."""
@@ -80,6 +87,7 @@ class Child:
         self._channel: ChildChannel | None = None
         self._stopping = False
         self._keeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self.ready_value: Mapping[str, Any] = {}
 
     @property
@@ -95,10 +103,13 @@ class Child:
         """
         task = await self._spawn()
         self._keeper = asyncio.create_task(self._keep(task))
+        self._watcher = asyncio.create_task(self._watch())
 
     async def stop(self, timeout_s: float) -> None:
         """Let it drain, then make sure that it is gone."""
         self._stopping = True
+        if self._watcher is not None:
+            self._watcher.cancel()
         process = self._process
         if process is None:
             return
@@ -148,8 +159,13 @@ class Child:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self.ready_value = await asyncio.shield(channel.ready) or {}
         except (TimeoutError, ConnectionError) as error:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            # One that is ending by itself has a code to tell: a signal in that moment reaps it unseen by asyncio.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ENDING_S):
+                    await process.wait()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
             code = await process.wait()
             raise ServeFailed(f"{self.name} did not start (exit code {code}): {error}") from None
         return reading
@@ -182,6 +198,42 @@ class Child:
                     _log.error(
                         "process can't be started", process=self.name, error=str(error), delay_s=delay_s
                     )
+
+    async def _watch(self) -> None:
+        """End the process when it answers no more, as if it had died: its work is safe, and nobody else may do it."""
+        pause_s = self._settings.silence_limit_s / _QUESTIONS
+        unanswered = 0
+        while True:
+            if not unanswered:
+                await self._clock.sleep(pause_s)
+            channel, process = self._channel, self._process
+            if channel is None or process is None or not channel.ready.done():
+                unanswered = 0  # it is being started, and has its own time for that
+                await self._clock.sleep(pause_s)
+                continue
+            try:
+                await channel.ask("alive", timeout_s=pause_s)
+            except TimeoutError:
+                unanswered += 1
+            except ConnectionError:
+                unanswered = 0  # it ended: `_keep` sees to that
+            else:
+                unanswered = 0
+            if unanswered == _QUESTIONS:
+                unanswered = 0
+                await self._end_silent(process)
+
+    async def _end_silent(self, process: asyncio.subprocess.Process) -> None:
+        _log.critical(
+            "process answers no more and is ended; where its threads stand is on standard error",
+            process=self.name,
+            pid=process.pid,
+            silent_s=self._settings.silence_limit_s,
+        )
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGUSR1)
+            await self._clock.sleep(_TELL_S)
+            process.kill()
 
     def _longer(self, delay_s: float) -> float:
         return min(self._settings.restart_delay_max_s, max(_RESTART_DELAY_S, delay_s * 2))

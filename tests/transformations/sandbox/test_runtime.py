@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import structlog
 from tests.transformations.sandbox.kit import given, javascript, outcome, python
 
 from mainstem.transformations.base import SandboxUnavailable
@@ -94,6 +95,20 @@ async def test_versions_take_turns_when_there_are_more_than_processes(
         assert len(runtime.processes()) <= 2
 
     await asyncio.wait_for(asyncio.gather(*(one(n) for n in range(12))), 60)
+
+
+async def test_that_versions_take_turns_is_said_once(make: Callable[..., SandboxRuntime]) -> None:
+    runtime = make(processes=2, processes_per_version=1)
+    with structlog.testing.capture_logs() as logs:
+        for version in ("1", "2", "3", "3", "2"):  # 3 makes 1 end, which nobody asks for again
+            assert await outcome(runtime, echo(version), {"n": 1}) == [[{"n": 1}]]
+        assert logs == []
+        for version in ("1", "2", "3", "1"):
+            assert await outcome(runtime, echo(version), {"n": 1}) == [[{"n": 1}]]
+    (said,) = logs
+    assert said["log_level"] == "warning"
+    assert "take turns" in said["event"]
+    assert (said["most"], said["setting"]) == (2, "sandbox_max_processes")
 
 
 async def test_a_process_that_idles_ends(make: Callable[..., SandboxRuntime]) -> None:

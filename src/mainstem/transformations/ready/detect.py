@@ -60,8 +60,9 @@ _IBAN_COUNTRIES: Final = {
 IBAN_LENGTHS: Final = {
     country: length for length, countries in _IBAN_COUNTRIES.items() for country in countries.split()
 }
-"""Characters of an IBAN by country: SWIFT's IBAN Registry
-(https://www.swift.com/standards/data-standards/iban-international-bank-account-number)."""
+"""Characters of an IBAN by country, all 89 of SWIFT's IBAN Registry, release 101
+(https://www.swift.com/standards/data-standards/iban-international-bank-account-number); compared with the copies of
+it in python-stdnum 2.2 and schwifty 2026.10. Countries that print IBANs without being registered are left out."""
 
 _EMAIL: Final = r"[\pL\pN_.+'%-]+(?:@|%40)[\pL\pN](?:[\pL\pN-]*\.)+(?:xn--[a-z0-9-]{2,59}|\pL{2,24})"
 _NUMBER: Final = r"(?:\+|\(?\d)(?:[ ().\/-]{0,3}\d){6,}"

@@ -95,6 +95,9 @@ def page() -> str:
         "replay gives the same again. Those marked *edge* may also run in the gateway: what they take out never",
         "touches the disk. A setting that does not exist is an error.",
         "",
+        "Each sees one event at a time. Why none puts several into one, and what does: [several events in",
+        "one](transformation-samples.md#several-events-in-one).",
+        "",
     ]
     for group, title in _GROUPS.items():
         of_group = [spec for spec in specs if spec.group == group]

@@ -157,6 +157,8 @@ class SandboxRuntime:
         self._alive: set[SandboxProcess] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._warned = False
+        self._turned_out: set[str] | None = set()
+        """Versions whose process ended although it was in use; None: it was said that they take turns."""
         self._closed = False
 
     async def prepare(self, transformation: Transformation) -> None:
@@ -240,6 +242,8 @@ class SandboxRuntime:
 
     def _give_back(self, pool: _Pool, process: SandboxProcess) -> None:
         if self._waiting_for_room or pool.closed or self._closed:
+            if not pool.closed:
+                self._note_turned_out(pool)
             self._end_soon(process)
         else:
             pool.idle.append((process, self._clock.monotonic()))
@@ -261,6 +265,7 @@ class SandboxRuntime:
         if self._clock.monotonic() < pool.not_before:
             raise SandboxUnavailable(pool.why_not)
         await self._find_room()
+        self._say_if_back(pool)
         try:
             process = await SandboxProcess.start(
                 _language(pool.transformation), self._load_of(pool.transformation)
@@ -294,12 +299,30 @@ class SandboxRuntime:
             idle = [(pool.idle[0][1], pool) for pool in self._pools.values() if pool.idle]
             if idle:
                 _, pool = min(idle, key=lambda each: each[0])
+                self._note_turned_out(pool)
                 await self._end(pool.idle.pop(0)[0])
         self._waiting_for_room += 1
         try:
             await self._room.acquire()
         finally:
             self._waiting_for_room -= 1
+
+    def _note_turned_out(self, pool: _Pool) -> None:
+        if self._turned_out is not None:
+            self._turned_out.add(pool.transformation.id)
+
+    def _say_if_back(self, pool: _Pool) -> None:
+        """Say, once, that versions take turns: one that made room for another is needed again. Of a version that is
+        no longer used nothing is said, its process ends for good."""
+        if self._turned_out is None or pool.transformation.id not in self._turned_out:
+            return
+        self._turned_out = None
+        _log.warning(
+            "user code in use needs more sandboxes than may live at once: they take turns, each time at the price "
+            "of a start",
+            most=self._limits.processes,
+            setting="sandbox_max_processes",
+        )
 
     def _note_failed_start(self, pool: _Pool, error: NotStarted) -> None:
         now = self._clock.monotonic()
