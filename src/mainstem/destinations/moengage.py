@@ -10,6 +10,7 @@ device of a known kind and its push token in the context, the device too. track:
 dotted names. alias: two customers become one.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -48,6 +49,7 @@ from mainstem.events.canonical import Event
 from mainstem.secret import Secret
 
 Json = Any
+AttributesOf = Callable[[dict[str, Json]], dict[str, Json]]
 
 _HOSTS: Final = {"US": "01", "EU": "02", "IND": "03"}
 _APPLE: Final = frozenset({"ios", "ipados", "watchos", "tvos"})
@@ -99,6 +101,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     region: str = "US"
     """The data center: US (DC-01), EU (DC-02), IND (DC-03), or the number of another, `04`."""
 
+    use_object_data: bool = False
+    """Send objects and lists as they are, where MoEngage has switched on its object data type for the account; without
+    it they become one attribute for each value in them."""
+
     def __post_init__(self) -> None:
         if self.region not in _HOSTS and not (self.region.isdecimal() and len(self.region) == 2):
             raise ValueError("`region` is not one of US, EU, IND, or a data center's number like 04")
@@ -119,6 +125,7 @@ def make_mapper(config: Config) -> Mapper:
     }
     merge_headers = {"Content-Type": "application/json", "Authorization": authorization}
     secrets = (authorization.rpartition(" ")[2],)
+    attributes_of = without_none if config.use_object_data else _leaves
 
     def to_calls(event: Event, context: MapContext) -> Payloads:
         message = event.message
@@ -141,9 +148,14 @@ def make_mapper(config: Config) -> Mapper:
             )
             return (merged,)
         if event.type == "track":
-            return (call("event", _event(event, who, context.now_ms)),)
+            return (call("event", _event(event, who, context.now_ms, attributes_of)),)
         customer = call(
-            "customer", {"type": "customer", "customer_id": who, "attributes": _attributes(message)}
+            "customer",
+            {
+                "type": "customer",
+                "customer_id": who,
+                "attributes": {**_CUSTOMER.build(message), **attributes_of(traits_of(message))},
+            },
         )
         device = mapping(mapping(message.get("context")).get("device"))
         if not all(present(device.get(name)) for name in ("id", "type", "token")):
@@ -159,16 +171,12 @@ def make_mapper(config: Config) -> Mapper:
     return settled(to_calls)
 
 
-def _attributes(message: dict[str, Json]) -> dict[str, Json]:
-    return {**_CUSTOMER.build(message), **_leaves(traits_of(message))}
-
-
-def _event(event: Event, who: str, now_ms: int) -> dict[str, Json]:
+def _event(event: Event, who: str, now_ms: int, attributes_of: AttributesOf) -> dict[str, Json]:
     message = event.message
     name = event.name or refuse("`event` is missing; MoEngage's events have names")
     action = {
         "action": name,
-        "attributes": _leaves(mapping(message.get("properties"))),
+        "attributes": attributes_of(mapping(message.get("properties"))),
         **_ACTION.build(message),
     }
     offset = _utc_offset_s(message, now_ms)
