@@ -350,6 +350,6 @@ async def test_the_command(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     said, _ = await process.communicate()
     assert process.returncode == 0
-    assert said == b"2 vectors, 1 of them not answered\n"
+    assert said == b"3 vectors, 2 of them not answered\n"
     answers = json.loads((tmp_path / "out.json").read_text())
     assert answers == {"1": {"body": [{"transformedEvent": message(seen=True), "metadata": META}]}}

@@ -134,7 +134,7 @@ def answer(vector: Mapping[str, Json], unmatched: list[str] | None = None) -> An
     Args:
         unmatched: requests that the vector has no recorded answer for are added here.
     """
-    spec = find_spec(str(vector["destination"]))
+    spec = find_spec(str(vector.get("destination", "")))
     if spec is None or spec.mapper is None:
         return None
     desk = _Desk(vector, spec)
