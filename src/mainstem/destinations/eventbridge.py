@@ -84,7 +84,6 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"}),
     doc_url="https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html",
     mapper=make_mapper,
-    default_concurrency=100,
     default_max_batch=10,
     proof="each event",
     limits="10 events and 256 KB a request",

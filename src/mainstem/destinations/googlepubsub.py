@@ -94,7 +94,6 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"}),
     doc_url="https://cloud.google.com/pubsub/docs/reference/rest/v1/projects.topics/publish",
     mapper=make_mapper,
-    default_concurrency=1000,
     default_max_batch=500,
     proof="each event",
     limits="1,000 messages and 10 MB a request; 100 attributes a message",

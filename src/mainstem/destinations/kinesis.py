@@ -64,7 +64,6 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"}),
     doc_url="https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html",
     mapper=make_mapper,
-    default_concurrency=1000,
     default_max_batch=200,
     proof="each event",
     limits="500 records and 10 MiB a request; 1,000 records and 1 MiB a second for each shard",

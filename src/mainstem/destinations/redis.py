@@ -117,7 +117,6 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify"}),
     doc_url="https://redis.io/docs/latest/commands/hset/",
     mapper=make_mapper,
-    default_concurrency=100,
     default_max_batch=100,
     proof="each event",
 )
