@@ -122,13 +122,16 @@ def as_rudderstack(engine: Engine) -> Typed:
             if is_moment(value):
                 return "datetime", value
             return ("text" if _long(value, engine.text_over) else "string"), value
-        if isinstance(value, list) and engine.arrays:
-            return f"array({_item_type(value)})", value
         if isinstance(value, list) and engine.text_over and _long(json_text(value), engine.text_over):
             return "text", value
         return "string", value
 
     return typed
+
+
+def array_type(values: list[Json]) -> str:
+    """Return the type of a column of arrays that takes a list: `array(int)`."""
+    return f"array({_item_type(values)})"
 
 
 def _item_type(values: list[Json]) -> str:

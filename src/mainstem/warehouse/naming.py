@@ -51,12 +51,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """RudderStack keeps paths as JSON here."""
     text_over: int = 0
     """A string of more UTF-16 units is a `text`; 0: there is no such type."""
-    event_type: str = "string"
-    """The type of the column with the whole event."""
+    event_type: str = ""
+    """The type of the column with the whole event, where it is not that of a text."""
     violations_type: str = ""
     """The type of `violationErrors`, where it is not that of its value."""
     arrays: bool = False
-    """Arrays are columns of arrays."""
+    """It has columns of arrays. Rows have them as JSON all the same: a column of arrays takes one type of items."""
     lake: bool = False
     """Files without an engine: `users` has no times."""
     users: bool = True
@@ -78,7 +78,6 @@ ENGINES: Final[dict[str, Engine]] = {
         option="POSTGRES",
     ),
     "rs": Engine(
-        event_type="json",
         words=reserved.REDSHIFT,
         json_type="json",
         json_paths=True,
@@ -160,32 +159,33 @@ _SEQUENCE: Final = (
 _EMOJI: Final = f"(?:[{_DINGBAT}]|{_REGIONAL}|{_PAIR}){_SEQUENCE}"
 
 
-def _unicode_words(digits: str) -> re.Pattern[str]:
-    """The words of a text.
-
-    Args:
-        digits: what may stand beside letters in a word: nothing, or digits.
-    """
-    upper, lower = f"[{_UPPER}{digits}]", f"[{_LOWER}{digits}]"
-    misc_lower = f"(?:{lower}|{_MISC})"
-    return re.compile(
-        "|".join(
-            (
-                f"[{_UPPER}]?{lower}+{_CONTRACTED}(?=[{_BREAK}]|[{_UPPER}]|$)",
-                f"(?:{upper}|{_MISC})+{_CONTRACTED_UPPER}(?=[{_BREAK}]|[{_UPPER}]{_MISC_LOWER}|$)",
-                f"[{_UPPER}]?{misc_lower}+{_CONTRACTED}",
-                f"{upper}+{_CONTRACTED_UPPER}",
-                r"[0-9]*(?:1ST|2ND|3RD|(?![123])[0-9]TH)(?=\b|[a-z_])",
-                r"[0-9]*(?:1st|2nd|3rd|(?![123])[0-9]th)(?=\b|[A-Z_])",
-                "[0-9]+",
-                _EMOJI,
-            )
+_WORDS: Final = re.compile(
+    "|".join(
+        (
+            f"[{_UPPER}]?[{_LOWER}]+{_CONTRACTED}(?=[{_BREAK}]|[{_UPPER}]|$)",
+            f"{_MISC_UPPER}+{_CONTRACTED_UPPER}(?=[{_BREAK}]|[{_UPPER}]{_MISC_LOWER}|$)",
+            f"[{_UPPER}]?{_MISC_LOWER}+{_CONTRACTED}",
+            f"[{_UPPER}]+{_CONTRACTED_UPPER}",
+            r"[0-9]*(?:1ST|2ND|3RD|(?![123])[0-9]TH)(?=\b|[a-z_])",
+            r"[0-9]*(?:1st|2nd|3rd|(?![123])[0-9]th)(?=\b|[A-Z_])",
+            "[0-9]+",
+            _EMOJI,
         )
     )
-
-
-_WORDS: Final = _unicode_words("")
-_WORDS_WITH_NUMBERS: Final = _unicode_words("0-9")
+)
+"""lodash's words: numbers are words of their own, ordinals (`1st`) aside."""
+_WORDS_WITH_NUMBERS: Final = re.compile(
+    "|".join(
+        (
+            f"[{_UPPER}]?[0-9]*{_MISC_LOWER}+[0-9]*{_CONTRACTED}",
+            f"[0-9]*{_MISC_UPPER}+[0-9]*{_CONTRACTED_UPPER}(?=[{_BREAK}0-9]|[{_UPPER}]{_MISC_LOWER}|$)",
+            f"[0-9]*[{_UPPER}]+[0-9]*{_CONTRACTED_UPPER}",
+            "[0-9]+",
+            _EMOJI,
+        )
+    )
+)
+"""The same, but numbers belong to the letters beside them: `24H`, `walk500`."""
 _NOT_WORD: Final = re.compile("[^0-9A-Za-z]+")
 _APOSTROPHES: Final = re.compile(_APOS)
 
@@ -286,6 +286,7 @@ class Namer:
         self._as_rudderstack = as_rudderstack
         self._divide_numbers = divide_numbers
         self._blendo = blendo
+        self._escape_words = escape_words or not as_rudderstack
         self._words = engine.words if escape_words else frozenset()
         self._limit = max_name or engine.max_name or (0 if as_rudderstack else 255)
 
@@ -311,14 +312,16 @@ class Namer:
         event = self.event(name)
         if not event:
             return ""
-        if event.lower() in BUILT_IN_TABLES:
+        if self._escape_words and event.lower() in BUILT_IN_TABLES:
             event = f"_{event}"
         return self._safe(event, name)
 
     def fixed(self, name: str) -> str:
         """Return the name of a column or table of our own, as the engine spells it."""
-        if name in self._words:
-            name = f"_{name}"
+        return self.cased(f"_{name}" if name in self._words else name)
+
+    def cased(self, name: str) -> str:
+        """Return a name in the engine's case."""
         return name.upper() if self._engine.upper_case else name
 
     def apart(self, name: str, path: tuple[str, ...]) -> str:

@@ -187,6 +187,8 @@ _COMMON: Final[tuple[tuple[str, str, bool], ...]] = (
 )
 """Field of the event, column, whether it is a time."""
 _ADDRESSES: Final = ("context_ip", "context_request_ip", "context_passed_ip")
+_PASSED_IP: Final = ("context", "ip")
+"""Is `context_ip` and `context_passed_ip` by itself."""
 _RESERVED: Final = (*(column for _, column, _ in _COMMON), *_ADDRESSES)
 _FILLED_BY_ENGINE: Final = ("uuid_ts", "loaded_at")
 _USERS_TIMES: Final = ("sent_at", "timestamp", "original_timestamp")
@@ -268,7 +270,7 @@ class _Plan:
         namer = self._compiled.namer
         column = namer.column(path)
         skipped = column in self._reserved
-        if skipped and not self._compiled.as_rudderstack:
+        if skipped and not self._compiled.as_rudderstack and path != _PASSED_IP:
             skipped = False
             column = namer.beside(column)
         made = _Entry(
@@ -308,7 +310,7 @@ class _Compiled:
             self._typed = cast("Callable[[Json], tuple[ColumnType, Json]]", kinds.as_rudderstack(engine))
         else:
             self._typed = kinds.kept(engine)
-        self._flatten = self._flatten_as_rudderstack if self.as_rudderstack else self._flatten_kept
+        self.flatten = self._flatten_as_rudderstack if self.as_rudderstack else self._flatten_kept
         fixed = self.namer.fixed
         self._common = tuple((field, fixed(column), time) for field, column, time in _COMMON)
         self._address_columns = tuple(fixed(column) for column in _ADDRESSES)
@@ -329,10 +331,14 @@ class _Compiled:
         self._json_paths = (
             _json_paths(options.json_paths) if engine.json_paths or not self.as_rudderstack else {}
         )
+        self._cleared = {
+            kind: tuple(fixed(name) for name in (*_RESERVED, *_OWN.get(kind, ()))) for kind in _TABLES
+        }
+        """Columns that RudderStack takes from what the user sent, also where the event has nothing for them."""
         self._users = engine.users and not options.skip_users_table
         self._users_times = () if engine.lake else tuple(fixed(name) for name in _USERS_TIMES)
         self._users_without = frozenset(
-            fixed(name) for name in ("id", "anonymous_id", "user_id", "channel", "received_at", *_USERS_TIMES)
+            fixed(name) for name in (*(column for _, column, _ in _COMMON), "rudder_event")
         )
 
     # ------------------------------------------------------------ events
@@ -353,8 +359,10 @@ class _Compiled:
         else:
             rows = self._other(kind, message, facts)
         most = self.options.max_columns
+        if self.as_rudderstack and (self.engine.lake or message.get("channel") == "sources"):
+            return rows
         for row in rows:
-            if len(row.columns) > most and not self.engine.lake:
+            if len(row.columns) > most:
                 raise RowsRefused(
                     f"too many columns: the event makes {len(row.columns)} in {row.table}, {most} are allowed"
                 )
@@ -375,10 +383,13 @@ class _Compiled:
         rows: list[Row] = []
         if not self.options.skip_tracks_table:
             tracks = Row(self.namer.fixed("tracks"), columns | self._filled, dict(data))
+            self._put_full(tracks.data, tracks.columns, message)
             if record is not None:
                 tracks.data[names["record_id"]] = _text(record)
                 tracks.columns[names["record_id"]] = "string"
             rows.append(tracks)
+        elif not self.as_rudderstack:
+            self._put_full(data, columns, message)
         if not table:
             if event:
                 raise RowsRefused("nothing that could name a table is left of the event's name")
@@ -387,6 +398,9 @@ class _Compiled:
             return rows
         row = self._row(table, "track", message, facts, base)
         if record is not None:
+            if self.as_rudderstack:
+                row.data.pop(names["record_id"], None)
+                row.columns.pop(names["record_id"], None)
             self._identified(row, record)
         rows.append(row)
         return rows
@@ -399,7 +413,8 @@ class _Compiled:
             raise RowsRefused("an extract event without a name that a table could have")
         context = self._context("extract", message, facts)
         data, columns = dict(context[0]), dict(context[1])
-        data[names["event"]], columns[names["event"]] = event_name, "string"
+        data[names["event"]] = event if self.as_rudderstack else event_name
+        columns[names["event"]] = "string"
         self._put_field(data, columns, names["id"], message.get("messageId"), time=False)
         self._put_field(data, columns, names["received_at"], message.get("receivedAt"), time=True)
         self._put_full(data, columns, message)
@@ -412,6 +427,7 @@ class _Compiled:
     def _identify(self, message: Mapping[str, Json], facts: Facts) -> list[Row]:
         names = self._n
         base = self._base("identify", message, facts)
+        self._put_full(*base, message)
         row = self._row(self.namer.fixed("identifies"), "identify", message, facts, base)
         rows = [row]
         if self.options.id_resolution:
@@ -419,10 +435,17 @@ class _Compiled:
         user_id = message.get("userId")
         if not self._users or _blank(user_id):
             return rows
-        full = names["rudder_event"]
-        without = self._users_without
-        data = {name: value for name, value in row.data.items() if name not in without and name != full}
-        columns = {name: row.columns[name] for name in data}
+        if self.as_rudderstack:
+            context = self._context("identify", message, facts)
+            of_user = self._row("", "identify", message, facts, context, cleared=False)
+            data, columns = of_user.data, of_user.columns
+            for name in self._address_columns:
+                if name in row.data:
+                    data[name], columns[name] = row.data[name], row.columns[name]
+        else:
+            without = self._users_without
+            data = {name: value for name, value in row.data.items() if name not in without}
+            columns = {name: row.columns[name] for name in data}
         for name in self._users_times:
             if name in row.data:
                 data[name], columns[name] = row.data[name], row.columns[name]
@@ -451,6 +474,7 @@ class _Compiled:
             self._put_field(data, columns, names["group_id"], message.get("groupId"), time=False)
         else:
             self._put_field(data, columns, names["previous_id"], message.get("previousId"), time=False)
+        self._put_full(data, columns, message)
         rows = [self._row(self.namer.fixed(_TABLES[kind]), kind, message, facts, base)]
         if self.options.id_resolution:
             rows += self._merge_rules(kind, message)
@@ -470,6 +494,7 @@ class _Compiled:
         if given:
             data[self._n["merge_properties"]] = json_text(given)
             columns[self._n["merge_properties"]] = "string"
+        self._put_full(data, columns, message)
         rows = [self._row(self.namer.fixed("merges"), "merge", message, facts, base)]
         return rows + (rules if self.options.id_resolution else [])
 
@@ -523,7 +548,6 @@ class _Compiled:
         self._put_field(data, columns, ip_column, request if _blank(passed) else passed, time=False)
         self._put_field(data, columns, request_column, request, time=False)
         self._put_field(data, columns, passed_column, passed, time=False)
-        self._put_full(data, columns, message)
         return data, columns
 
     def _put_field(
@@ -531,7 +555,7 @@ class _Compiled:
     ) -> None:
         """Set a column of our own, if there is a value."""
         if self.as_rudderstack:
-            if _blank_in_javascript(value) or isinstance(value, dict | list):
+            if is_blank(value) or isinstance(value, dict | list):
                 return
             kind, value = self._typed(value)
             if time and kind == "datetime":
@@ -547,7 +571,7 @@ class _Compiled:
         if self.options.store_full_event:
             column = self._n["rudder_event"]
             data[column] = json_text(kinds.as_javascript(message) if self.as_rudderstack else message)
-            columns[column] = cast("ColumnType", self.engine.event_type)
+            columns[column] = cast("ColumnType", self.engine.event_type) or self._typed(data[column])[0]
 
     def _identified(self, row: Row, record: Json) -> None:
         """Give a row the id that its record has at its source."""
@@ -580,7 +604,7 @@ class _Compiled:
             if joined is not None:
                 context = {**context, "traits": joined}
             cloud = facts.source_category == "cloud"
-            data, columns = self._flatten(context, self._plan(kind, "context", cloud=cloud))
+            data, columns = self.flatten(context, self.plan(kind, "context", cloud=cloud))
         if facts is not _NO_FACTS and not self.as_rudderstack:
             for name in ("source_id", "source_type", "destination_id", "destination_type"):
                 value = getattr(facts, name)
@@ -589,24 +613,37 @@ class _Compiled:
                     data[column], columns[column] = value, "string"
         return data, columns
 
-    def _row(self, table: str, kind: str, message: Mapping[str, Json], facts: Facts, base: Cells) -> Row:
+    def _row(
+        self,
+        table: str,
+        kind: str,
+        message: Mapping[str, Json],
+        facts: Facts,
+        base: Cells,
+        *,
+        cleared: bool = True,
+    ) -> Row:
         """Return a row of what the user sent, over what all rows of the event have."""
         cloud = facts.source_category == "cloud"
         if self.as_rudderstack:
             data: dict[str, Json] = {}
             columns: dict[str, ColumnType] = {}
             for section, given in self._given(kind, message):
-                found = self._flatten(given, self._plan(kind, section, cloud=cloud))
+                found = self.flatten(given, self.plan(kind, section, cloud=cloud))
                 data.update(found[0])
                 columns.update(found[1])
+            for column in self._cleared.get(kind, ()) if cleared else ():
+                if column not in base[0]:
+                    data.pop(column, None)
+                    columns.pop(column, None)
             data.update(base[0])
             columns.update(base[1])
             columns.update(self._filled)
             return Row(table, columns, data)
         data, columns = {}, {}
         for section, given in self._given(kind, message):
-            plan = self._plan(kind, section, cloud=cloud)
-            found = self._flatten(given, plan)
+            plan = self.plan(kind, section, cloud=cloud)
+            found = self.flatten(given, plan)
             if not found[0]:
                 continue
             if section == "context.traits":
@@ -638,9 +675,9 @@ class _Compiled:
         data, columns = dict(base[0]), dict(base[1])
         expendable: Cells = ({}, {})
         for section, given in self._given(kind, message):
-            plan = self._plan(kind, section, cloud=cloud)
+            plan = self.plan(kind, section, cloud=cloud)
             if section == "context.traits":
-                expendable = self._flatten(given, plan)
+                expendable = self.flatten(given, plan)
                 continue
             found = self._flatten_apart(given, plan, taken=data)
             data.update(found[0])
@@ -655,15 +692,14 @@ class _Compiled:
         """Return what the user sent in an event, part by part; later parts matter more."""
         main = _SECTION_OF.get(kind, "")
         found: list[tuple[str, dict[str, Json]]] = []
-        if kind == "identify":
-            user = message.get("userProperties")
-            if self.as_rudderstack and isinstance(user, dict) and user:
-                found.append(("userProperties", user))
-            if self.options.allow_users_context_traits:
-                context = message.get("context")
-                traits = context.get("traits") if isinstance(context, dict) else None
-                if isinstance(traits, dict) and traits and _joined(traits) is None:
-                    found.append(("context.traits", traits))
+        user = message.get("userProperties") if kind in ("identify", "track") else None
+        if self.as_rudderstack and isinstance(user, dict) and user:
+            found.append(("userProperties", user))
+        if kind == "identify" and self.options.allow_users_context_traits:
+            context = message.get("context")
+            traits = context.get("traits") if isinstance(context, dict) else None
+            if isinstance(traits, dict) and traits and _joined(traits) is None:
+                found.append(("context.traits", traits))
         given = message.get(main)
         if isinstance(given, dict):
             if given and not (self.as_rudderstack and _joined(given) is not None):
@@ -671,7 +707,7 @@ class _Compiled:
         elif given is not None and not self.as_rudderstack and not _blank(given):
             found.append(("", {main: given}))
         if not self.as_rudderstack:
-            if kind == "identify" and isinstance(user, dict) and user:
+            if isinstance(user, dict) and user:
                 found.append(("userProperties", user))
             found += [
                 ("", {section: message[section]})
@@ -682,13 +718,12 @@ class _Compiled:
 
     def _says_something(self, kind: str, message: Mapping[str, Json]) -> bool:
         return any(
-            self._flatten(given, self._plan(kind, section))[0]
-            for section, given in self._given(kind, message)
+            self.flatten(given, self.plan(kind, section))[0] for section, given in self._given(kind, message)
         )
 
     # ------------------------------------------------------------ columns
 
-    def _plan(self, kind: str, section: str, *, cloud: bool = False) -> _Plan:
+    def plan(self, kind: str, section: str, *, cloud: bool = False) -> _Plan:
         plan = self._plans.get((kind, section, cloud))
         if plan is None:
             reserved: set[str] = set()
@@ -709,7 +744,10 @@ class _Compiled:
             plan = _Plan(
                 self,
                 ("context",) if section == "context" else (),
-                frozenset(self.namer.fixed(name) for name in reserved),
+                frozenset(
+                    self.namer.cased(name) if self.as_rudderstack else self.namer.fixed(name)
+                    for name in reserved
+                ),
                 paths,
                 cloud=cloud,
             )
@@ -742,6 +780,8 @@ class _Compiled:
             if entry is None:
                 entry = level.plan.entry(level, key)
                 entries = level.entries
+            if entry.skipped:
+                continue
             kind = type(value)
             if kind is str:
                 if not entry.as_json:
@@ -814,6 +854,8 @@ class _Compiled:
             if isinstance(value, dict | list) and not value:
                 continue
             entry = level.entries.get(key) or level.plan.entry(level, key)
+            if entry.skipped:
+                continue
             if isinstance(value, dict) and not entry.as_json and not entry.as_text:
                 if entry.level is None:
                     entry.level = _Level(level.plan, entry.path)
@@ -836,7 +878,7 @@ class _Compiled:
         columns: dict[str, ColumnType],
     ) -> None:
         for key, value in given.items():
-            if _blank_in_javascript(value):
+            if is_blank(value):
                 continue
             entry = level.entries.get(key) or level.plan.entry(level, key)
             if isinstance(value, dict) and not entry.as_json and not entry.as_text:
@@ -855,8 +897,7 @@ class _Compiled:
                 kind, value = "string", json_text(kinds.as_javascript(value))
             else:
                 kind, value = self._typed(value)
-                if key == _VIOLATIONS and self.engine.violations_type:
-                    kind = cast("ColumnType", self.engine.violations_type)
+                kind = violations_type(self.engine, key) or kind
             data[entry.column], columns[entry.column] = value, kind
 
     def _table(self, event: str) -> tuple[str, str]:
@@ -869,8 +910,18 @@ class _Compiled:
         return found
 
 
-_VIOLATIONS: Final = "violationErrors"
-"""What tracking plans found wrong with an event."""
+def columns_of(given: Mapping[str, Json], options: RowOptions, kind: str, facts: Facts = _NO_FACTS) -> Cells:
+    """Return the columns of what the user sent in an event of a type: its `properties` or `traits`."""
+    compiled = _compiled(options)
+    plan = compiled.plan(kind, _SECTION_OF[kind], cloud=facts.source_category == "cloud")
+    return compiled.flatten(given, plan)
+
+
+def violations_type(engine: Engine, key: Json) -> ColumnType | None:
+    """Return the type of the column with what tracking plans found wrong; None for other keys and where it has none."""
+    if key == "violationErrors" and engine.violations_type:
+        return cast("ColumnType", engine.violations_type)
+    return None
 
 
 def _json_paths(paths: Sequence[str]) -> dict[tuple[str, str], frozenset[Path]]:
@@ -884,9 +935,8 @@ def _json_paths(paths: Sequence[str]) -> dict[tuple[str, str], frozenset[Path]]:
             if section == "context" and keys[0] == "traits" and len(keys) > 1:
                 found.setdefault((kind, "context.traits"), set()).add(keys[1:])
         elif parts[0]:
-            for kind in ("track", "extract"):
-                found.setdefault((kind, "properties"), set()).add(parts)
-                found.setdefault((kind, "context"), set()).add(parts)
+            found.setdefault(("track", "properties"), set()).add(parts)
+            found.setdefault(("track", "userProperties"), set()).add(parts)
     return {place: frozenset(found_paths) for place, found_paths in found.items()}
 
 
@@ -909,10 +959,10 @@ def _blank(value: Json) -> bool:
     return value is None or (isinstance(value, str | dict | list) and not value)
 
 
-def _blank_in_javascript(value: Json) -> bool:
+def is_blank(value: Json) -> bool:
     """Tell whether JavaScript writes a value as an empty text."""
     if isinstance(value, list):
-        return not value or (len(value) == 1 and _blank_in_javascript(value[0]))
+        return not value or (len(value) == 1 and is_blank(value[0]))
     return value is None or value == ""
 
 
