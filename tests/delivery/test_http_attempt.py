@@ -112,7 +112,7 @@ async def test_an_answer_without_results_is_everybodys(
     sink: Sink, transport: PyreqwestTransport, answer: Any, expected: Any
 ) -> None:
     scene = Scene(sink, transport, oauth=None)
-    scene.vendor.next = [answer]
+    scene.vendor.next = [answer] * 3  # a 400 comes once for both, then for each
     results = await scene.attempt(scene.items("a", "b"))
     for result in results:
         assert isinstance(result, Retry | Rejected)
@@ -258,22 +258,86 @@ async def test_who_is_well_in_a_request_is_not_delivered_while_the_rest_of_its_b
     assert scene.vendor.taken == ["b", "b", "b"]
 
 
+# ---------------------------------------------------------------- batches that are refused as a whole
+
+
+async def test_one_bad_event_of_ten_is_found(sink: Sink, transport: PyreqwestTransport) -> None:
+    scene = Scene(sink, transport, oauth=None)
+    scene.vendor.unwanted = {"g"}
+    items = scene.items(*"abcdefghij")
+    results = await scene.attempt(items)
+    assert [type(one) for one in results] == [Rejected if id_ == "g" else Delivered for id_ in "abcdefghij"]
+    assert scene.vendor.taken == [*"abcdefhij"]
+    # Twice as many as there are levels, and the first.
+    assert len(sink.requests) <= 1 + 2 * 4
+    shown = scene.attempt.describe(items[6])
+    assert '"g"' in shown
+    assert '"f"' not in shown, "the dead letter shows the request with this event alone"
+
+
+async def test_a_batch_that_is_too_large_gets_small_enough(sink: Sink, transport: PyreqwestTransport) -> None:
+    scene = Scene(sink, transport, oauth=None)
+    scene.vendor.most = 3
+    results = await scene.attempt(scene.items(*"abcdefghij"))
+    assert {type(one) for one in results} == {Delivered}
+    assert scene.vendor.taken == [*"abcdefghij"]
+    scene.vendor.most = 0
+    assert [type(one) for one in await scene.attempt(scene.items("k", "l"))] == [Rejected, Rejected]
+
+
+async def test_an_event_to_be_retried_keeps_its_users_later_ones_in_the_other_half(
+    sink: Sink, transport: PyreqwestTransport
+) -> None:
+    scene = Scene(sink, transport, oauth=None)
+    scene.vendor.unwanted = {"d"}
+    scene.vendor.verdicts = {"u-1": ["later"]}
+    results = await scene.attempt(scene.items("a", "u-1", "c", "d", "u-2", "e"))
+    assert [type(one) for one in results] == [Delivered, Retry, Delivered, Rejected, Retry, Delivered]
+    assert scene.vendor.taken == ["a", "c", "e"]
+
+
+@pytest.mark.parametrize("stop", [503, 429, 401, Cut()])
+async def test_a_half_that_meets_an_outage_ends_the_search(
+    sink: Sink, transport: PyreqwestTransport, stop: Any
+) -> None:
+    scene = Scene(sink, transport, oauth=None)
+    scene.vendor.next = [400, 400, stop]
+    results = await scene.attempt(scene.items(*"abcdefgh"))
+    assert {type(one) for one in results} == {Retry}
+    assert len(sink.requests) == 3
+    assert scene.vendor.taken == []
+
+
+@pytest.mark.parametrize("status", [404, 405, 302])
+async def test_what_no_event_is_to_blame_for_is_not_searched_for(
+    sink: Sink, transport: PyreqwestTransport, status: int
+) -> None:
+    scene = Scene(sink, transport, oauth=None)
+    scene.vendor.next = [status]
+    assert [type(one) for one in await scene.attempt(scene.items(*"abcd"))] == [Rejected] * 4
+    assert len(sink.requests) == 1
+
+
 # ---------------------------------------------------------------- order
 
 
 class Paper:
     """A transport that writes down who was sent, and fails as told."""
 
-    def __init__(self, failing: set[int]) -> None:
+    def __init__(self, failing: set[int], unwanted: set[str] | None = None) -> None:
         self.sent: list[str] = []
         self._failing = failing
+        self._unwanted = unwanted or set()
         self._count = 0
 
     async def send(self, request: Request, *, timeout_s: float) -> Response:
         self._count += 1
         if self._count in self._failing:
             return Response(500)
-        self.sent += request.body.decode().strip('"').split()
+        ids = request.body.decode().strip('"').split()
+        if self._unwanted.intersection(ids):
+            return Response(400)
+        self.sent += ids
         return Response(200)
 
     async def close(self) -> None:
@@ -315,6 +379,34 @@ async def test_no_batching_changes_a_users_order(events: list[tuple[str, str]], 
             type(result) is Delivered for one, result in zip(items, results, strict=True) if one.key == user
         ]
         assert done == [True] * len(sent) + [False] * (len(ids) - len(sent))
+
+
+@given(
+    events=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), max_size=12),
+    failing=st.sets(st.integers(1, 12), max_size=3),
+    bad=st.sets(st.integers(0, 11), max_size=4),
+)
+@settings(max_examples=300, deadline=None)
+async def test_a_search_for_bad_events_costs_no_good_one_and_changes_no_order(
+    events: list[tuple[str, str]], failing: set[int], bad: set[int]
+) -> None:
+    items = [
+        changed(item(n, user), json_call(f"http://v/{endpoint}", ""))
+        for n, (user, endpoint) in enumerate(events)
+    ]
+    unwanted = {one.event.message_id for n, one in enumerate(items) if n in bad}
+    paper = Paper(failing, unwanted)
+    spec = v.spec("http://v", batcher=lambda _: _by_endpoint, classify=None, classify_each=None, oauth=None)
+    results = await HttpAttempt(paper, timeout_s=1.0, clock=FixedClock(), spec=spec)(items)
+    for user in "abc":
+        mine = [(one, got) for one, got in zip(items, results, strict=True) if one.key == user]
+        kinds = [type(got) for _, got in mine]
+        waiting = kinds.index(Retry) if Retry in kinds else len(kinds)
+        assert set(kinds[waiting:]) <= {Retry}, "nothing behind one that waits"
+        for one, got in mine[:waiting]:
+            assert isinstance(got, Rejected) == (one.event.message_id in unwanted)
+        sent = [id_ for id_ in paper.sent if id_.startswith(f"{user}-")]
+        assert sent == [one.event.message_id for one, got in mine if isinstance(got, Delivered)]
 
 
 def test_the_oauth_struct_hides_its_secrets() -> None:

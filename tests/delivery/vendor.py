@@ -4,7 +4,8 @@ Served by the sink, over real connections. Its paths:
 
     POST /token         renews an access token (RFC 6749); `tokens` counts them, `grant_error` refuses
     GET  /people?id=    a look-up
-    POST /batch         {"events": [{"id": …}]}: 200 with one result per event, by `verdicts`
+    POST /batch         {"events": [{"id": …}]}: 200 with one result per event, by `verdicts`; 400 without saying why
+                        if any is in `unwanted`, 413 if there are more than `most`
     POST /single        200 with an error body where `verdicts` has the id
 """
 
@@ -46,6 +47,8 @@ class Vendor:
         self.good_tokens: set[str] = set()
         self.verdicts: dict[str, list[str]] = {}
         """By event id: what is said of it in turn (ok, bad, later), then ok."""
+        self.unwanted: set[str] = set()
+        self.most = 1000
         self.taken: list[str] = []
         """Ids of events that were taken, in order."""
         self.next: list[Behaviour | int] = []
@@ -67,7 +70,12 @@ class Vendor:
             [person] = parse_qs(urlsplit(request.path).query)["id"]
             return _json({"segment": f"segment of {person}"})
         if path == "/batch":
-            verdicts = [self._verdict(event) for event in request.json()["events"]]
+            events = request.json()["events"]
+            if len(events) > self.most:
+                return 413
+            if any(event["id"] in self.unwanted for event in events):
+                return 400
+            verdicts = [self._verdict(event) for event in events]
             return _json({"results": verdicts})
         return _json({"result": self._verdict(request.json())})
 

@@ -8,10 +8,16 @@ Order in a batching destination
 A vendor's batching may sort events by endpoint, which could send a user's second event before the first. So the
 events of an attempt are taken in *rounds*: as many from the front as the batching keeps in every user's order. And
 when a batch fails, the users in it have nothing more sent in this attempt: their later events wait with them.
+
+A batch that is refused as a whole
+----------------------------------
+Many vendors refuse a request because of one event in it and don't say which. So it is sent again in halves, and they
+in halves, until the events that are meant are alone; log2 n levels at most. When a half is to be tried later because
+of the destination as a whole, or because it is throttled, nothing of what is behind it is sent.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -45,6 +51,8 @@ from mainstem.destinations.schemas import compile_check
 
 _REST = Retry("a later request of its batch was not sent")
 _WAITS = Retry("waits behind an earlier event of the same user")
+_WHOLE: Final = frozenset((400, 413, 422))
+"""Statuses by which a request is refused for what it carries, as opposed to where it goes or who sends it."""
 
 
 class HttpAttempt:
@@ -196,6 +204,8 @@ class HttpAttempt:
         if not isinstance(batches, Sequence):
             for unit in units:
                 results[unit.index] = batches
+                if isinstance(batches, Retry):
+                    failed.add(items[unit.index].key)
             return []
         for number, batch in enumerate(batches):
             places = [taken[index].index for index in batch.units]
@@ -208,12 +218,37 @@ class HttpAttempt:
                         results[unit.index] = _WAITS
                 kept = [unit for unit in again if results[unit.index] is None]
                 return [*kept, *units[len(taken) :]]
-            outcome = await self._send_batch(batch, [taken[index] for index in batch.units], items)
+            together = [taken[index] for index in batch.units]
+            outcome = await self._send_batch(batch, together, items)
+            if outcome is None:
+                await self._in_halves(batcher, together, items, results, failed)
+                continue
             for place, result in zip(places, outcome, strict=True):
                 results[place] = result
                 if isinstance(result, Retry):
                     failed.add(items[place].key)
         return list(units[len(taken) :])
+
+    async def _in_halves(
+        self,
+        batcher: Batcher,
+        units: Sequence[Unit],
+        items: Sequence[Item],
+        results: list[Delivery | None],
+        failed: set[str],
+    ) -> None:
+        """Send the events of a batch that was refused as a whole again, one half after the other."""
+        middle = len(units) // 2
+        stop: Retry | None = None
+        for half in (units[:middle], units[middle:]):
+            left: Sequence[Unit] = half
+            while left and stop is None:
+                left = await self._round(batcher, left, items, results, failed)
+                stop = _stop(results[unit.index] for unit in half)
+            for unit in left:
+                if stop is not None and results[unit.index] is None:
+                    results[unit.index] = stop
+                    failed.add(items[unit.index].key)
 
     async def _in_order(
         self, batcher: Batcher, units: Sequence[Unit], items: Sequence[Item]
@@ -250,7 +285,8 @@ class HttpAttempt:
 
     async def _send_batch(
         self, batch: Batch, units: Sequence[Unit], items: Sequence[Item]
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[Delivery] | None:
+        """Return each unit's result; None if the batch was refused as a whole and has to be sent in halves."""
         if batch.refusal is not None:
             return [Rejected(batch.refusal.reason)] * len(units)
         results: list[Delivery] = [Delivered("nothing to send")] * len(units)
@@ -261,7 +297,12 @@ class HttpAttempt:
             if not isinstance(sent, tuple):
                 return [sent] * len(units)
             request, response = sent
-            each = read_answer(self._spec, call, request, response, units)
+            each = read_each(self._spec, call, request, response, units)
+            if each is None:
+                whole = read_whole(self._spec, request, response)
+                if number == 0 and refused_together(whole, response, units):
+                    return None
+                each = [whole] * len(units)
             for index, one in enumerate(each):
                 before = results[index]
                 if isinstance(before, Delivered):
@@ -309,12 +350,40 @@ def read_answer(
 
     By the destination's reading of single results, else by its reading of the whole, else by the status. Pure.
     """
-    if spec is not None and spec.classify_each is not None and isinstance(payload, Call):
-        each = spec.classify_each(payload, request, response, units)
-        if each is not None and len(each) == len(units):
-            return each
+    each = read_each(spec, payload, request, response, units)
+    return [read_whole(spec, request, response)] * max(1, len(units)) if each is None else each
+
+
+def read_each(
+    spec: DestinationSpec | None,
+    payload: Request | Call,
+    request: Request,
+    response: Response,
+    units: Sequence[Unit],
+) -> Sequence[Delivery] | None:
+    """Return what the answer says of each unit; None if it says nothing of them. Pure."""
+    if spec is None or spec.classify_each is None or not isinstance(payload, Call):
+        return None
+    each = spec.classify_each(payload, request, response, units)
+    return each if each is not None and len(each) == len(units) else None
+
+
+def read_whole(spec: DestinationSpec | None, request: Request, response: Response) -> Delivery:
+    """Return what the answer means for everything in the request. Pure."""
     read = spec.classify(request, response) if spec is not None and spec.classify is not None else None
-    return [read or classify_http(request, response)] * max(1, len(units))
+    return read or classify_http(request, response)
+
+
+def refused_together(whole: Delivery, response: Response, units: Sequence[Unit]) -> bool:
+    """Tell whether a request was refused for what it carries, and carries several events: one may be to blame."""
+    return isinstance(whole, Rejected) and len(units) > 1 and response.status in _WHOLE
+
+
+def _stop(results: Iterable[Delivery | None]) -> Retry | None:
+    """Return the first result that forbids to go on sending."""
+    return next(
+        (one for one in results if isinstance(one, Retry) and (one.destination_wide or one.throttled)), None
+    )
 
 
 def _as_delivery(ended: Ended) -> Delivery:
