@@ -44,6 +44,7 @@ def _response(status: int, body: Any) -> Response:
         ),
         (413, {"code": 413, "error": "Payload too large"}, Rejected, {}),
         (429, {"code": 429, "eps_threshold": 10}, Retry, {"throttled": True, "after_s": 30.0}),
+        (429, {"code": 429, "throttled_users": {"u": 32}}, Retry, {"throttled": False, "after_s": 30.0}),
     ],
 )
 def test_what_an_answer_means(status: int, body: Any, kind: type, expected: dict[str, Any]) -> None:
@@ -63,7 +64,6 @@ def test_other_answers_are_read_by_their_status() -> None:
         (400, {"events_with_invalid_fields": {"time": [1]}}, [Retry, Rejected, Retry]),
         (400, {"events_with_missing_fields": {"event_type": [0, 2]}}, [Rejected, Retry, Rejected]),
         (400, {"silenced_devices": ["d1"], "silenced_events": [2]}, [Retry, Rejected, Rejected]),
-        (413, {"code": 413}, [Retry, Retry, Retry]),
         (429, {"throttled_users": {"u0": 12}, "throttled_devices": {"d2": 31}}, [Retry, Retry, Retry]),
     ],
 )
@@ -76,13 +76,19 @@ def test_an_answer_about_several_events(status: int, body: Any, kinds: list[type
     if status == 200:
         assert {result.acceptance for result in results if isinstance(result, Delivered)} == {"accepted"}
     if status == 429:
-        assert [result.throttled for result in results if isinstance(result, Retry)] == [True, False, True]
+        assert [(one.after_s, one.throttled) for one in results if isinstance(one, Retry)] == [
+            (30.0, False),
+            (0.0, False),
+            (30.0, False),
+        ]
 
 
 @pytest.mark.parametrize("body", [{"error": "Invalid API key"}, {"error": "Invalid JSON"}, b"?"])
 def test_an_answer_that_names_no_event_is_everybodys(body: Any) -> None:
     call = _call({}, {})
     assert classify_each(call, encode(call), _response(400, body), _units(call, call)) is None
+    # Delivery sends a batch that is too large again in halves.
+    assert classify_each(call, encode(call), _response(413, body), _units(call, call)) is None
 
 
 def test_events_with_short_ids_and_requests_of_other_kinds_go_alone() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mainstem.destinations import ga4
-from mainstem.destinations.base import Call
+from mainstem.destinations.base import Call, Rejected, Request, Response
 from mainstem.destinations.catalog import check_config
 from tests.destinations.events import config_of, mapped
 
@@ -50,6 +50,25 @@ def test_validation_asks_googles_validation_server_about_the_same_request() -> N
     assert asked.body.value == {**call.body.value, "validation_behavior": "ENFORCE_RECOMMENDATIONS"}
     assert "validation_behavior" not in call.body.value
     assert ga4.validation(config, Call(url="https://example.com")) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", None),
+        (b'{"validationMessages": []}', None),
+        (
+            b'{"validationMessages": [{"description": "Event has invalid name", "validationCode": "NAME_INVALID"}]}',
+            Rejected("Google's validation: Event has invalid name", "200"),
+        ),
+        (
+            b'{"validationMessages": [{"validationCode": "A"}, 1]}',
+            Rejected("Google's validation: A; null", "200"),
+        ),
+    ],
+)
+def test_what_the_validation_server_says(body: bytes, expected: Rejected | None) -> None:
+    assert ga4.classify(Request("POST", "https://g.test"), Response(200, body=body)) == expected
 
 
 def test_what_google_passes_over_is_not_sent_as_a_user_property() -> None:

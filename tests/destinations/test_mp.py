@@ -69,6 +69,8 @@ def test_a_success_that_is_none() -> None:
     request = encode(unit.calls[0])
     refused = classify(request, Response(200, body=b'{"status": 0, "error": "token missing"}'))
     assert refused == Rejected("http 200: token missing")
+    said = Response(200, body=b'{"error": "Some properties are invalid"}')
+    assert classify(request, said) == Rejected("http 200: Some properties are invalid")
     assert classify(request, Response(503, body=b"")) is None
 
 

@@ -567,6 +567,10 @@ def _batch_key(unit: Unit) -> str | None:
 # ---------------------------------------------------------------- answers
 
 
+_SLOW_USERS: Final = ("throttled_users", "exceeded_daily_quota_users")
+_SLOW_DEVICES: Final = ("throttled_devices", "exceeded_daily_quota_devices")
+
+
 def classify(request: Request, response: Response) -> Delivery | None:
     """Read an answer about one event, or one that says the same of all."""
     body = mapping(answer_of(response).body)
@@ -579,7 +583,9 @@ def classify(request: Request, response: Response) -> Delivery | None:
         proved = response.body.strip() == b"success"
         return Delivered(str(status), acceptance="accepted" if proved else "unverifiable")
     if status == 429:
-        return Retry("http 429: too many events of a user or device", _THROTTLED_S, throttled=True)
+        # Where it names users or devices, only theirs are too many: the destination goes on with the others.
+        named = any(mapping(body.get(part)) for part in (*_SLOW_USERS, *_SLOW_DEVICES))
+        return Retry("http 429: too many events of a user or device", _THROTTLED_S, throttled=not named)
     if status == 400 and _is_about_key(body):
         # A wrong key is repaired by people; until then nothing may be lost.
         return Retry(f"http 400: {_said(body)}", destination_wide=True)
@@ -602,15 +608,12 @@ def classify_each(
     if 200 <= status < 300:
         all_taken = body.get("events_ingested") == len(events)
         return [Delivered(str(status), acceptance="accepted" if all_taken else "unverifiable")] * len(units)
-    if status == 413:
-        # Batches stay below the documented limit. Should that have changed, nothing is lost by it.
-        return [Retry("http 413: the batch is larger than Amplitude takes")] * len(units)
     if status == 429:
         slow = _throttled(body, events)
         if not slow:
             return None
         return [
-            Retry("http 429: too many events of this user or device", _THROTTLED_S, throttled=True)
+            Retry("http 429: too many events of this user or device", _THROTTLED_S)
             if index in slow
             else Retry("http 429: together with a throttled user or device", 0.0)
             for index in range(len(units))
@@ -669,8 +672,8 @@ def _wrong(body: Object, events: Sequence[Json]) -> dict[int, str]:
 
 def _throttled(body: Object, events: Sequence[Json]) -> set[int]:
     found = {index for index in sequence(body.get("throttled_events")) if isinstance(index, int)}
-    devices = {*mapping(body.get("throttled_devices")), *mapping(body.get("exceeded_daily_quota_devices"))}
-    users = {*mapping(body.get("throttled_users")), *mapping(body.get("exceeded_daily_quota_users"))}
+    devices = {one for part in _SLOW_DEVICES for one in mapping(body.get(part))}
+    users = {one for part in _SLOW_USERS for one in mapping(body.get(part))}
     for index, event in enumerate(events):
         fields = mapping(event)
         if text(fields.get("device_id")) in devices or text(fields.get("user_id")) in users:

@@ -20,14 +20,19 @@ import msgspec
 from mainstem.destinations.base import (
     Body,
     Call,
+    Delivery,
     DestinationSpec,
     MapContext,
     Mapper,
     MappingTable,
     Payloads,
+    Rejected,
+    Request,
+    Response,
     Schema,
 )
 from mainstem.destinations.kit.call import json_call
+from mainstem.destinations.kit.dialogue import answer_of
 from mainstem.destinations.kit.refuse import refuse, settled
 from mainstem.destinations.kit.table import Row, Table
 from mainstem.destinations.kit.times import happened_ms
@@ -500,6 +505,16 @@ def validation(config: Config, call: Call) -> Call | None:
     return msgspec.structs.replace(call, url=_VALIDATION_URL, body=body)
 
 
+def classify(request: Request, response: Response) -> Delivery | None:
+    """The validation server answers 200 to what it would not take, and lists what is wrong; the other says nothing."""
+    del request
+    complaints = mapping(answer_of(response).body).get("validationMessages")
+    if response.status != 200 or not isinstance(complaints, list) or not complaints:
+        return None
+    said = [text(mapping(one).get("description") or mapping(one).get("validationCode")) for one in complaints]
+    return Rejected(f"Google's validation: {'; '.join(said)}"[:512], "200")
+
+
 _NAME_SCHEMA: Final = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_]*$", "maxLength": _LONGEST_NAME}
 _SCALAR: Final = {"type": ["string", "number", "boolean"]}
 _CONSENT_SCHEMA: Final = {"enum": ["GRANTED", "DENIED"]}
@@ -570,6 +585,7 @@ SPEC = DestinationSpec(
     message_types=frozenset({"track", "page", "group"}),
     doc_url=_DOC,
     mapper=make_mapper,
+    classify=classify,
     proof="validation",
     validation=validation,
     schemas=(_SCHEMA,),

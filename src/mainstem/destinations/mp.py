@@ -568,7 +568,8 @@ def classify(request: Request, response: Response) -> Delivery | None:
         return None
     body = mapping(answer_of(response).body)
     taken = body.get("num_records_imported")
-    if body.get("status") == 0:
+    # Mixpanel gives `error` null or empty where it took everything.
+    if body.get("status") == 0 or (body.get("error") and body.get("status") != 1 and not taken):
         return Rejected(f"http {response.status}: {text(body.get('error'))[:200]}")
     proved = (isinstance(taken, int) and taken > 0) or body.get("status") == 1
     return Delivered(str(response.status), "accepted" if proved else "unverifiable")
