@@ -8,7 +8,7 @@ import sys
 from cyclopts import App
 from rich.console import Console
 
-from mainstem.cli import destination, inspect, move, run, transformation, workspace
+from mainstem.cli import destination, inspect, move, run, transformation, warehouse, workspace
 from mainstem.errors import MainstemError, SettingsError
 from mainstem.workspace.errors import WorkspaceInvalid
 
@@ -20,7 +20,7 @@ def make_app() -> App:
         help="Customer data infrastructure you run yourself.",
         version_flags=["--version"],
     )
-    for group in (run, inspect, move, workspace, destination, transformation):
+    for group in (run, inspect, move, workspace, destination, warehouse, transformation):
         group.register(app)
     return app
 

@@ -72,6 +72,10 @@ async def preview_replay(
         raise SettingsError(
             f"--destination {destination.id}: an archive holds every event exactly once already"
         )
+    if spec.kind == "tables":
+        raise SettingsError(
+            f"--destination {destination.id}: history goes into a warehouse by `mainstem warehouse backfill`"
+        )
     geo = open_geo(settings, stack)
     plan = compile_plan(workspace, destination, spec, Chains(workspace, tools_of(geo)))
     transformer = open_transformer(settings, clock, geo, stack)

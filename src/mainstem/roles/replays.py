@@ -228,6 +228,8 @@ class ReplayDesk:
             raise FlowRefused(
                 "a replay into an archive would write events twice: an archive is exact already"
             )
+        if plan.spec.kind == "tables":
+            raise FlowRefused("history goes into a warehouse by `mainstem warehouse backfill`")
         judge = judge_by(
             plan,
             self._around.transformer,

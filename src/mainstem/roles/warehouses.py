@@ -1,8 +1,11 @@
 """The flow of a warehouse: its engine, its rules of rows, put together. Imported when a workspace has one: Arrow takes
 60 MB and a moment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from mainstem.events.canonical import Event, canonical_event
 from mainstem.events.stored import StoredEvent
@@ -10,14 +13,38 @@ from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.plan import DestinationPlan
 from mainstem.roles.batches import BatchFlow
 from mainstem.roles.surroundings import FlowRefused, Surroundings
+from mainstem.warehouse.loader import Loader, LoaderSpec
 from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.naming import namespace_of
 from mainstem.warehouse.rows import Facts, Row, RowsRefused, compile_rows, options_of
+from mainstem.warehouse.settings import WarehouseSettings
 from mainstem.warehouse.writer import WarehouseWriter
 
 
-def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> BatchFlow:
-    """Return the flow of a warehouse.
+class Tables(msgspec.Struct, frozen=True):
+    """A warehouse's rules and engine."""
+
+    plan: DestinationPlan
+    spec: LoaderSpec
+    config: WarehouseSettings
+    to_rows: Callable[[Event], tuple[str, Sequence[Row]]]
+    """The namespace and the rows of an event. Raises RowsRefused."""
+    decode: Callable[[StoredEvent], Event]
+    namespaces: Mapping[str, str]
+    """Of each source that has a way here."""
+    data_dir: Path
+
+    def open(self, namespace: str) -> Loader:
+        """Connect, in a namespace. Blocking.
+
+        Raises:
+            WarehouseError: it can't be reached.
+        """
+        return self.spec.open(self.config, namespace, self.data_dir)
+
+
+def tables_of(plan: DestinationPlan, decoder: Decoder, data_dir: Path) -> Tables:
+    """Return a warehouse's rules and engine.
 
     Raises:
         FlowRefused: no engine of this type is here.
@@ -27,20 +54,19 @@ def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroun
     if spec is None:
         raise FlowRefused(f"destination {destination.id}: no engine for type {plan.spec.name}")
     config = destination.config
-    to_rows = compile_rows(options_of(config, spec.provider))
+    compiled = compile_rows(options_of(config, spec.provider))
+    facts = {source_id: _facts(plan.facts_of(source_id)) for source_id in plan.source_names}
     namespaces = {
         source_id: namespace_of(name, spec.provider, configured=config.namespace)
         for source_id, name in plan.source_names.items()
     }
 
-    facts = {source_id: _facts(plan.facts_of(source_id)) for source_id in plan.source_names}
-
-    def rows_of(event: Event) -> tuple[str, Sequence[Row]]:
+    def to_rows(event: Event) -> tuple[str, Sequence[Row]]:
         namespace = namespaces.get(event.source_id) or namespace_of(
             event.source_id, spec.provider, configured=config.namespace
         )
         try:
-            return namespace, to_rows(event.message, facts.get(event.source_id) or Facts())
+            return namespace, compiled(event.message, facts.get(event.source_id) or Facts())
         except RowsRefused as refusal:
             refusal.namespace = namespace
             raise
@@ -48,12 +74,22 @@ def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroun
     def decode(stored: StoredEvent) -> Event:
         return decoder.enriched(canonical_event(stored))
 
+    return Tables(plan, spec, config, to_rows, decode, namespaces, data_dir)
+
+
+def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> BatchFlow:
+    """Return the flow of a warehouse.
+
+    Raises:
+        FlowRefused: no engine of this type is here.
+    """
+    tables = tables_of(plan, decoder, around.data_dir)
     writer = WarehouseWriter(
-        destination_id=destination.id,
-        spec=spec,
-        config=config,
-        decode=decode,
-        to_rows=rows_of,
+        destination_id=plan.destination.id,
+        spec=tables.spec,
+        config=tables.config,
+        decode=tables.decode,
+        to_rows=tables.to_rows,
         data_dir=around.data_dir,
         clock=around.clock,
     )

@@ -266,47 +266,8 @@ class WarehouseWriter:
     def _load_table(
         self, load: Load, loader: Loader, rows: TableRows, folder: Path, discards: TableRows | None
     ) -> None:
-        there = loader.fetch_schema()
-        columns = self._columns(loader, rows)
-        changes = plan_changes(there, {rows.table: columns}, loader.capabilities.widenings)
-        if changes:
-            loader.evolve(changes)
-        target = target_columns(there, rows.table, columns, loader.capabilities.widenings)
-        path = folder / f"{quote(rows.table, safe='')[:120]}-{load.id.replace('/', '-')}.parquet"
-
-        def discard(found: Discard) -> None:
-            if discards is None:
-                _log.error("a discard does not fit its table", table=found.table, column=found.column)
-                return
-            names = {self._named(name): kind for name, kind in DISCARDS_COLUMNS.items()}
-            discards.add({self._named(name): value for name, value in found.row().items()}, names)
-
-        written, count = write_parquet(rows, target, path, named=self._named, on_discard=discard)
-        try:
-            staged = StagedTable(
-                table=rows.table, columns=written, path=path, rows=count, mode=self._mode(rows.table)
-            )
-            done = loader.load(load, staged)
-        finally:
-            path.unlink(missing_ok=True)
-        metrics.WAREHOUSE_ROWS.labels(self._destination_id, rows.table).inc(done.rows)
-
-    def _columns(self, loader: Loader, rows: TableRows) -> Columns:
-        most = loader.capabilities.max_columns
-        if len(rows.columns) > most:
-            raise TableFailed(
-                rows.table,
-                f"{len(rows.columns)} columns, {self._spec.title} takes {most}",
-                "keep what makes the many columns as JSON: `jsonPaths`",
-            )
-        return rows.columns
-
-    def _mode(self, table: str) -> Mode:
-        if table == self._named(USERS):
-            return "latest by id"
-        if table == self._named(DISCARDS) or self._config.dedupe == "none":
-            return "append"
-        return "replace by id" if self._spec.capabilities.merges else "append"
+        count = load_rows(load, loader, rows, folder, self._spec, self._config, discards)
+        metrics.WAREHOUSE_ROWS.labels(self._destination_id, rows.table).inc(count)
 
     def _fall_behind(self, namespace: str, failed: TableFailed) -> None:
         metrics.WAREHOUSE_FAILURES.labels(self._destination_id, failed.table).inc()
@@ -361,6 +322,70 @@ class WarehouseWriter:
                 arrears.paid(owed)
                 _log.info("waiting rows are in", destination=self._destination_id, table=table)
         return owing
+
+
+def load_rows(
+    load: Load,
+    loader: Loader,
+    rows: TableRows,
+    folder: Path,
+    spec: LoaderSpec,
+    config: WarehouseSettings,
+    discards: TableRows | None = None,
+) -> int:
+    """Change a table as its rows need it, fit them to it, load them once; return how many came in now. Blocking.
+
+    Args:
+        rows: flushed.
+        folder: where the file is made.
+        discards: takes what does not fit; None = that is only logged (the discards themselves).
+
+    Raises:
+        TableFailed: this table can't be loaded.
+        WarehouseError: the engine failed.
+    """
+    named = _naming(spec)
+    there = loader.fetch_schema()
+    most = loader.capabilities.max_columns
+    if len(rows.columns) > most:
+        raise TableFailed(
+            rows.table,
+            f"{len(rows.columns)} columns, {spec.title} takes {most}",
+            "keep what makes the many columns as JSON: `jsonPaths`",
+        )
+    changes = plan_changes(there, {rows.table: rows.columns}, loader.capabilities.widenings)
+    if changes:
+        loader.evolve(changes)
+    target = target_columns(there, rows.table, rows.columns, loader.capabilities.widenings)
+    path = folder / f"{quote(rows.table, safe='')[:120]}-{load.id.replace('/', '-')}.parquet"
+
+    def discard(found: Discard) -> None:
+        if discards is None:
+            _log.error("a discard does not fit its table", table=found.table, column=found.column)
+            return
+        columns = {named(name): kind for name, kind in DISCARDS_COLUMNS.items()}
+        discards.add({named(name): value for name, value in found.row().items()}, columns)
+
+    written, count = write_parquet(rows, target, path, named=named, on_discard=discard)
+    try:
+        mode = _mode_of(rows.table, named, spec, config)
+        return loader.load(
+            load, StagedTable(table=rows.table, columns=written, path=path, rows=count, mode=mode)
+        ).rows
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _naming(spec: LoaderSpec) -> Callable[[str], str]:
+    return str.upper if spec.capabilities.upper_case else str
+
+
+def _mode_of(table: str, named: Callable[[str], str], spec: LoaderSpec, config: WarehouseSettings) -> Mode:
+    if table == named(USERS):
+        return "latest by id"
+    if table == named(DISCARDS) or config.dedupe == "none":
+        return "append"
+    return "replace by id" if spec.capabilities.merges else "append"
 
 
 def target_columns(there: Schema, table: str, columns: Columns, widenings: frozenset[Any]) -> Columns:

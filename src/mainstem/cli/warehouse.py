@@ -1,0 +1,233 @@
+"""`mainstem warehouse status | sync | plan | backfill`: how warehouses stand, and what can be asked of them."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed
+from mainstem.clock import SystemClock
+from mainstem.errors import SettingsError
+from mainstem.events.canonical import parse_time_ms
+from mainstem.settings import Settings
+
+if TYPE_CHECKING:
+    from mainstem.roles.warehouse_desk import WarehouseStatus
+
+AsJson = Annotated[bool, Parameter(name="--json", help="One JSON object a line.", negative=())]
+Wanted = Annotated[str, Parameter(help="Its id in the workspace.")]
+
+_EVER_MS = 253_402_300_800_000
+
+
+def register(app: App) -> None:
+    """Add the commands."""
+    group = App(name="warehouse", help="How warehouses stand, a load at once, what it would change, history.")
+    app.command(group)
+
+    @group.command
+    def status(
+        destination: Wanted = "",
+        *,
+        workspace: WorkspacePath = None,
+        data_dir: DataDir = None,
+        settings: SettingsFile = None,
+        more: Set = None,
+        json: AsJson = False,
+    ) -> int:
+        """Show what waits, the last loads, and the tables that can't be loaded, with what to do.
+
+        Exits with 1 when a table fails or an engine can't be asked.
+        """
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        return asyncio.run(_status(known, destination, as_json=json))
+
+    @group.command
+    def sync(
+        destination: Wanted,
+        *,
+        wait_s: Annotated[float, Parameter(help="How long to wait for it; 0 = only ask.")] = 600.0,
+        workspace: WorkspacePath = None,
+        data_dir: DataDir = None,
+        settings: SettingsFile = None,
+        more: Set = None,
+    ) -> int:
+        """Load what waits at once, without waiting for the schedule. A running worker does it."""
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        return asyncio.run(_sync(known, destination, wait_s))
+
+    @group.command
+    def plan(
+        destination: Wanted,
+        *,
+        events: Annotated[int, Parameter(help="Look at this many waiting events at most.")] = 100_000,
+        workspace: WorkspacePath = None,
+        data_dir: DataDir = None,
+        settings: SettingsFile = None,
+        more: Set = None,
+        json: AsJson = False,
+    ) -> None:
+        """Show which tables and columns the events that wait would add or widen. Changes nothing."""
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        asyncio.run(_plan(known, destination, events, as_json=json))
+
+    @group.command
+    def backfill(
+        destination: Wanted,
+        *,
+        archive: Annotated[str, Parameter(help="The archive (a destination's id) to read.")],
+        table: Annotated[str, Parameter(help="This table only; empty = all.")] = "",
+        backfill_from: Annotated[
+            str, Parameter(name="--from", help="Events received at or after this time.")
+        ] = "",
+        backfill_to: Annotated[str, Parameter(name="--to", help="… and before this time.")] = "",
+        workspace: WorkspacePath = None,
+        data_dir: DataDir = None,
+        settings: SettingsFile = None,
+        more: Set = None,
+    ) -> int:
+        """Load history from an archive. Rows that are there are replaced by themselves: it may be repeated."""
+        known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
+        from_ms = _time("--from", backfill_from) if backfill_from else 0
+        to_ms = _time("--to", backfill_to) if backfill_to else _EVER_MS
+        return asyncio.run(_backfill(known, destination, table, archive, from_ms, to_ms))
+
+
+# The desk brings Arrow, 60 MB and a moment: only for those who ask.
+
+
+async def _status(settings: Settings, wanted: str, *, as_json: bool) -> int:
+    from mainstem.roles.warehouse_desk import Desk
+
+    async with AsyncExitStack() as stack:
+        desk = await Desk.open(settings, SystemClock(), stack)
+        found = [await desk.status(item) for item in desk.warehouses(wanted)]
+    for one in found:
+        if as_json:
+            _line(one)
+        else:
+            _show(one)
+    if not found and not as_json:
+        print("the workspace has no warehouse")
+    return 1 if any(one.failing or one.error for one in found) else 0
+
+
+async def _sync(settings: Settings, wanted: str, wait_s: float) -> int:
+    from mainstem.roles.warehouse_desk import Desk
+
+    async with AsyncExitStack() as stack:
+        desk = await Desk.open(settings, SystemClock(), stack)
+        [destination] = desk.warehouses(wanted)
+        waiting = await desk.ask(destination)
+        if not wait_s:
+            print(f"asked for; {waiting:,} events wait")
+            return 0
+        if not waiting:
+            print("nothing waits")
+            return 0
+        with _progress() as progress:
+            task = progress.add_task("loading", total=waiting)
+            try:
+                async for left in desk.wait(destination, wait_s):
+                    progress.update(task, description=f"{waiting - left:,} of {waiting:,} events are in")
+            except TimeoutError:
+                print(
+                    f"not done after {wait_s:g} s: is a worker running? `mainstem warehouse status {wanted}` "
+                    "tells what fails"
+                )
+                return 1
+    print(f"{waiting:,} events are in")
+    return 0
+
+
+async def _plan(settings: Settings, wanted: str, events: int, *, as_json: bool) -> None:
+    from mainstem.roles.warehouse_desk import Desk
+
+    async with AsyncExitStack() as stack:
+        desk = await Desk.open(settings, SystemClock(), stack)
+        [destination] = desk.warehouses(wanted)
+        seen, changes = await desk.plan(destination, most=events)
+    if as_json:
+        for namespace, steps in changes.items():
+            for step in steps:
+                _line({"namespace": namespace, **msgspec.to_builtins(step)})
+        return
+    print(f"{seen:,} waiting events looked at")
+    for namespace, steps in changes.items():
+        for step in steps:
+            told = msgspec.to_builtins(step)
+            columns = told.get("columns") or {
+                told.get("column", ""): f"{told.get('before')} -> {told.get('after')}"
+            }
+            listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+            print(f"{told['type']}: {namespace}.{told['table']}: {listed}")
+    if not any(changes.values()):
+        print("no table would change")
+
+
+async def _backfill(
+    settings: Settings, wanted: str, table: str, archive: str, from_ms: int, to_ms: int
+) -> int:
+    from mainstem.roles.warehouse_desk import Desk
+
+    events = rows = 0
+    async with AsyncExitStack() as stack:
+        desk = await Desk.open(settings, SystemClock(), stack)
+        [destination] = desk.warehouses(wanted)
+        with _progress() as progress:
+            task = progress.add_task("reading the archive", total=None)
+            async for events, rows in desk.backfill(
+                destination, table=table, archive_id=archive, from_ms=from_ms, to_ms=to_ms
+            ):
+                progress.update(task, description=f"{events:,} events read, {rows:,} rows loaded")
+    print(f"{events:,} events read, {rows:,} rows loaded")
+    return 0
+
+
+def _show(status: "WarehouseStatus") -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(
+        f"{status.destination_id}: {status.title}, {status.waiting:,} events wait "
+        f"(this engine has been run against: {status.run_against})",
+        markup=False,
+    )
+    if status.error:
+        console.print(f"  it can't be asked: {status.error}", markup=False)
+    for namespace, loads in status.namespaces.items():
+        table = Table("namespace", "table", "rows", "loaded", "load", box=None, pad_edge=False)
+        for row in loads:
+            at = datetime.fromtimestamp(row.loaded_at_ms / 1000, UTC)
+            table.add_row(namespace, row.table, f"{row.rows:,}", f"{at:%Y-%m-%d %H:%M:%S}Z", row.load_id)
+        if loads:
+            console.print(table)
+    for one in status.failing:
+        console.print(
+            f"  FAILS: {one.namespace}.{one.table}: {one.rows:,} rows of {one.loads} loads wait: {one.error}"
+            + (f". What to do: {one.advice}" if one.advice else ""),
+            markup=False,
+        )
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True
+    )
+
+
+def _time(option: str, text: str) -> int:
+    at_ms = parse_time_ms(text)
+    if at_ms is None:
+        raise SettingsError(f"{option} {text}: not an ISO 8601 time")
+    return at_ms
+
+
+def _line(value: Any) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.flush()
