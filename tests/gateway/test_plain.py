@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mainstem.gateway.auth import KeyRing
@@ -47,6 +47,7 @@ _bodies = st.one_of(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(_bodies)
 def test_a_plain_record_is_the_one_that_intake_makes(body: bytes) -> None:
     source = KeyRing(WORKSPACE).sources[0]
