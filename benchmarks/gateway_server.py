@@ -6,6 +6,9 @@
 `bare`: the same HTTP server, the same answer, nothing done. `null`: the gateway in front of a producer that
 calls everything durable in the loop's next turn: what the gateway itself costs. `memory`: the memory stream
 (it grows: keep runs short). `embedded`: the durable path, in a temporary directory.
+
+The client runs on the same cores. So CPU a request is told for each process: on 2 cores a request can't be
+answered more often than 2 cores have time for the sum, whatever waits for whom.
 """
 
 import argparse
@@ -22,6 +25,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import uvloop
 
@@ -131,8 +136,16 @@ async def _serve(mode: str, port: int) -> None:
     await Gateway(producer, workspace, SystemClock()).serve(sock)
 
 
-def _measure(mode: str, events: int, seconds: int, connections: int) -> tuple[float, float]:
-    """Return requests/s and the server's CPU microseconds a request."""
+class _Measured(NamedTuple):
+    rate: float
+    """Requests a second."""
+    gateway_us: float
+    """CPU a request, as the rest."""
+    writer_us: float
+    client_us: float
+
+
+def _measure(mode: str, events: int, seconds: int, connections: int) -> _Measured:
     server = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gateway_server", "serve", mode, "0"],
         stdout=subprocess.PIPE,
@@ -144,31 +157,49 @@ def _measure(mode: str, events: int, seconds: int, connections: int) -> tuple[fl
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder, "post.lua")
             script.write_text(_LUA)
-            cpu_s = _cpu_s(server.pid)
+            before = _cpu_s(server.pid), _children_cpu_s(server.pid), _waited_cpu_s()
             out = subprocess.run(
                 ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script),
                  f"http://127.0.0.1:{port}/"],
                 capture_output=True, text=True, check=True,
                 env={"EVENTS": str(events), "RUN": secrets.token_hex(4), "PATH": "/usr/bin:/bin"},
             ).stdout  # fmt: skip
-            cpu_s = _cpu_s(server.pid) - cpu_s
+            used_s = (
+                _cpu_s(server.pid) - before[0],
+                _children_cpu_s(server.pid) - before[1],
+                _waited_cpu_s() - before[2],
+            )
         if "Non-2xx" in out:
             raise SystemExit(out)
         rate, requests = re.search(r"Requests/sec:\s+([0-9.]+)", out), re.search(r"(\d+) requests in", out)
         assert rate is not None, out
         assert requests is not None, out
-        return float(rate[1]), cpu_s / int(requests[1]) * 1e6
+        return _Measured(float(rate[1]), *(cpu_s / int(requests[1]) * 1e6 for cpu_s in used_s))
     finally:
         server.terminate()
         server.wait()
 
 
+def _middle(rounds: Sequence[_Measured]) -> _Measured:
+    """Return the median of every figure."""
+    return _Measured(*(median(figures) for figures in zip(*rounds, strict=True)))
+
+
 def _cpu_s(pid: int) -> float:
-    """Of a process and its children: the writer is one."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _children_cpu_s(pid: int) -> float:
+    """Of the writer, which is the gateway's only child."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(_cpu_s, children))
+    return sum(_cpu_s(int(child)) for task in tasks for child in task.read_text().split())
+
+
+def _waited_cpu_s() -> float:
+    """Of processes that this one waited for: the client."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def main() -> None:
@@ -176,8 +207,9 @@ def main() -> None:
     parser.add_argument("command", nargs="?", choices=["serve"])
     parser.add_argument("mode", nargs="?", default="null", choices=["bare", "null", "memory", "embedded"])
     parser.add_argument("port", nargs="?", type=int, default=9099)
-    parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, nargs="+", default=[64, 256, 512])
     options = parser.parse_args()
     if options.command == "serve":
         with contextlib.suppress(KeyboardInterrupt):
@@ -185,19 +217,22 @@ def main() -> None:
         return
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is needed: apt-get install wrk")
-    for events in (1, 20):
-        found = {
-            mode: _measure(mode, events, options.seconds, options.connections)
-            for mode in ("bare", "null", "embedded")
-        }
-        for mode, (rate, cpu_us) in found.items():
+    modes = ("bare", "null", "embedded")
+    for events, connections in [*((1, count) for count in options.connections), (20, options.connections[0])]:
+        print(f"{events} events a request, {connections} connections")
+        # In turns, so that what the machine does meanwhile comes to all of them.
+        rounds = [
+            {mode: _measure(mode, events, options.seconds, connections) for mode in modes}
+            for _ in range(options.rounds)
+        ]
+        found = {mode: _middle([one[mode] for one in rounds]) for mode in modes}
+        bare = found["bare"]
+        for mode, it in found.items():
             print(
-                f"{events:3} events a request, {mode:6} {rate:9.0f} requests/s {rate * events:9.0f} events/s "
-                f"{cpu_us:7.1f} us CPU a request"
+                f"  {mode:8} {it.rate:7.0f} requests/s {it.rate * events:7.0f} events/s, {it.rate / bare.rate:.2f} of"
+                f" bare; us of CPU a request: gateway {it.gateway_us:.1f}, writer {it.writer_us:.1f},"
+                f" client {it.client_us:.1f}, all {sum(it[1:]):.1f}"
             )
-        for mode in ("null", "embedded"):
-            ratio = found[mode][0] / found["bare"][0]
-            print(f"{events:3} events a request, {mode} / bare: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ def _cpu_s(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+def _children(pid: int) -> list[int]:
+    """Of a gateway: its writer."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 async def _measure(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         # The product's own pace of looking for changes, not the tests'.
@@ -42,6 +48,11 @@ async def _measure(seconds: float) -> None:
             try:
                 await asyncio.sleep(_SETTLE_S)
                 pids = {"serve": product.pid, **product.children(), "(only sleeps)": nothing.pid}
+                pids |= {
+                    f"{name} writer": child
+                    for name, pid in product.children().items()
+                    for child in _children(pid)
+                }
                 before = {name: _cpu_s(pid) for name, pid in pids.items()}
                 await asyncio.sleep(seconds)
                 used = {name: _cpu_s(pid) - before[name] for name, pid in pids.items()}
@@ -49,9 +60,9 @@ async def _measure(seconds: float) -> None:
                 nothing.kill()
                 nothing.wait()
     for name, cpu_s in used.items():
-        print(f"{name:>15}  {cpu_s / seconds:7.2%} of a core")
+        print(f"{name:>17}  {cpu_s / seconds:7.2%} of a core")
     total = sum(cpu_s for name, cpu_s in used.items() if name != "(only sleeps)")
-    print(f"{'together':>15}  {total / seconds:7.2%} of a core")
+    print(f"{'together':>17}  {total / seconds:7.2%} of a core")
 
 
 def main() -> None:

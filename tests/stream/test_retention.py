@@ -121,3 +121,22 @@ async def test_a_stream_keeps_its_partitions(tmp_path: Path) -> None:
     stream = await open_embedded(tmp_path, partitions=7, clock=clock)
     assert stream.partitions == 2
     await stream.close()
+
+
+async def test_the_write_ahead_log_begins_anew_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
+    clock = FixedClock(NOW_MS)
+    stream = await opened(tmp_path, clock, EmbeddedLimits(wal_bytes=256 << 10))
+    producer = await stream.producer()
+    largest = 0
+    for round_ in range(20):
+        for i in range(10):
+            number = round_ * 10 + i
+            await producer.append(
+                [NewRecord(b"u", b"%d" % number + b"." * 20_000, clock.now_ms(), b"id-%d" % number, "s")]
+            )
+        await stream.upkeep()
+        largest = max(largest, next(tmp_path.glob("segment-*.db-wal")).stat().st_size)
+    assert largest < 1 << 20, "4 MB went through it"
+    assert await stream.verify() == 200
+    assert [int(r.value.partition(b".")[0]) for r in await everything(stream)] == list(range(200))
+    await stream.close()

@@ -23,8 +23,8 @@ class KnownSource:
     """A source with what ingest needs of it, computed once."""
 
     __slots__ = (
-        "accepted", "allowance", "duplicates", "edge", "id", "origins", "rejected", "rejected_tally", "source",
-        "warnings",
+        "accepted", "allowance", "duplicates", "edge", "id", "origins", "plain", "rejected", "rejected_tally",
+        "source", "warnings",
     )  # fmt: skip
 
     def __init__(self, source: Source, allowance: float, edge: EdgePolicy | None = None) -> None:
@@ -39,6 +39,8 @@ class KnownSource:
         self.rejected = 0
         """Counted since the last tick."""
         self.warnings: dict[str, int] = {}
+        self.plain = source.enabled and edge is None
+        """A request of a server with its key in the head is taken as it is."""
         self.allowance = allowance
         """Events it may still send now, when there is a rate limit."""
 
@@ -55,7 +57,8 @@ class KeyRing:
             KnownSource(source, allowance, edge_policy(workspace, source)) for source in workspace.sources
         ]
         self._by_digest = {_digest(key): known for known in self.sources for key in known.source.write_keys}
-        self._remembered: dict[bytes, KnownSource] = {}
+        self.remembered: dict[bytes, KnownSource] = {}
+        """Sources by an `Authorization` that was good before, and by `X-Write-Key` behind a line feed."""
 
     def by_key(self, key: str) -> KnownSource | None:
         """Return the source of a write key."""
@@ -65,7 +68,7 @@ class KeyRing:
         """Return whether a header carries a key, and the source it belongs to."""
         value = headers.get(b"authorization")
         if value is not None:
-            known = self._remembered.get(value)
+            known = self.remembered.get(value)
             if known is not None:
                 return True, known
             key = _basic_user(value)
@@ -74,7 +77,7 @@ class KeyRing:
         value = headers.get(b"x-write-key")
         if value:
             memo = b"\n" + value
-            known = self._remembered.get(memo)
+            known = self.remembered.get(memo)
             if known is not None:
                 return True, known
             key = value.decode("latin-1").strip()
@@ -85,9 +88,9 @@ class KeyRing:
 
     def _remember(self, header: bytes, known: KnownSource | None) -> KnownSource | None:
         if known is not None:
-            if len(self._remembered) >= _MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[header] = known
+            if len(self.remembered) >= _MAX_REMEMBERED:
+                self.remembered.clear()
+            self.remembered[header] = known
         return known
 
 

@@ -11,6 +11,7 @@ RudderStack's (https://www.rudderstack.com/docs/api/http-api/) and Jitsu's (http
 import asyncio
 import ipaddress
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -25,7 +26,7 @@ from mainstem.gateway.auth import KeyRing, KnownSource
 from mainstem.gateway.body import BodyProblem, decode_body
 from mainstem.gateway.cors import cors_headers, preflight
 from mainstem.gateway.http1 import OVERLOADED, Answer, Exchange, Limits, Server
-from mainstem.gateway.ingest import EVENT_TYPES, Arrival, Intake
+from mainstem.gateway.ingest import EVENT_TYPES, Arrival, Intake, plain_record
 from mainstem.gateway.openapi import document
 from mainstem.gateway.pixel import PIXEL, pixel_event, query_pairs
 from mainstem.gateway.sdk_settings import is_host, segment_settings, source_config
@@ -127,6 +128,80 @@ class _Receipt:
         gateway.answer(self._exchange, self._label, answer)
 
 
+class _OneEvent:
+    """What is at the paths of one event of one type.
+
+    Nearly every such request has a key in its head that was good before, and an event with nothing odd about it.
+    `post` takes these straight to the stream; all others, and all that would be refused, go to
+    `Gateway.post_event`, which would answer those in the same way.
+    """
+
+    __slots__ = ("_gateway", "_kind", "accepted", "label")
+
+    def __init__(self, gateway: "Gateway", kind: str, label: str) -> None:
+        self._gateway = gateway
+        self._kind = kind
+        self.label = label
+        self.accepted = 0
+        """Requests answered 200 since the last tick."""
+
+    def post(self, exchange: Exchange, query: bytes) -> Answer | None:
+        """Take a request."""
+        gateway = self._gateway
+        headers = exchange.headers
+        source = gateway._keys.remembered.get(headers.get(b"authorization", b""))
+        if (
+            source is None
+            or not source.plain
+            or gateway._wary
+            or b"content-encoding" in headers
+            or b"origin" in headers
+            or b"sentat" in headers
+            or gateway._producer.backlog_bytes > gateway._settings.max_backlog_bytes
+        ):
+            return gateway.post_event(exchange, query, self._kind, self.label)
+        record = plain_record(
+            source,
+            self._kind,
+            exchange.body,
+            gateway._clock.now_ms(),
+            exchange.connection.peer,
+            gateway._settings,
+        )
+        if record is None:
+            return gateway.post_event(exchange, query, self._kind, self.label)
+        started = gateway.start() if gateway._observable > 0 else 0.0
+        try:
+            gateway._producer.submit((record,), _PlainReceipt(gateway, self, exchange, source, started))
+        except StreamError as error:
+            return gateway.failure(error)
+        return None
+
+
+class _PlainReceipt(msgspec.Struct):
+    """Answers a request of one plain event when the stream says that it is durable. A struct is made in C."""
+
+    gateway: "Gateway"
+    endpoint: _OneEvent
+    exchange: Exchange
+    source: KnownSource
+    started: float
+
+    def __call__(self, result: AppendResult | StreamError) -> None:
+        if self.started:
+            self.gateway.observe(self.started)
+        if isinstance(result, AppendResult):
+            if result.duplicates:
+                self.source.duplicates += 1
+            else:
+                self.source.accepted += 1
+            self.endpoint.accepted += 1
+            self.exchange.respond(answers.ACCEPTED)
+        else:
+            gateway = self.gateway
+            gateway.answer(self.exchange, self.endpoint.label, gateway.failure(result))
+
+
 class Gateway:
     """Serves the wire surface; a `Handler` of `http1.Server`.
 
@@ -155,15 +230,20 @@ class Gateway:
         self._workspace = workspace
         self._keys = KeyRing(workspace, settings.max_events_per_s * 10)
         self._proxies = tuple(ipaddress.ip_network(text, strict=False) for text in settings.trusted_proxies)
+        self._wary = bool(self._proxies) or settings.max_events_per_s > 0
+        """No request is taken as it is: its address is to be found out, or its rate is limited."""
         self._base_url = settings.public_url.rstrip("/")
-        self._requests: dict[tuple[str, int], int] = {}
+        self._answered: dict[tuple[str, int], int] = defaultdict(int)
+        """Requests since the last tick, by route and status."""
         self._observable = _OBSERVED_A_TICK
+        """Requests whose duration may still be observed before the next tick."""
         self._version = answers.ok({"name": "mainstem", **(version or {})})
         self._openapi = answers.ok(document(settings))
         self._too_many = answers.error(
             413, "too_many_events", f"a batch holds at most {settings.max_batch_events} events"
         )
         self._ticked_at = clock.monotonic()
+        self._one_events: list[_OneEvent] = []
         self._routes = self._table()
         self._server = Server(
             self,
@@ -233,7 +313,11 @@ class Gateway:
         if rate:
             for source in self._keys.sources:
                 source.allowance = min(source.allowance + rate * elapsed_s, rate * 10)
-        counts, self._requests = self._requests, {}
+        counts, self._answered = self._answered, defaultdict(int)
+        for endpoint in self._one_events:
+            if endpoint.accepted:
+                counts[endpoint.label, 200] += endpoint.accepted
+                endpoint.accepted = 0
         for (label, status), count in counts.items():
             REQUESTS.labels(label, str(status)).inc(count)
         self._observable = _OBSERVED_A_TICK
@@ -243,9 +327,7 @@ class Gateway:
 
     def answer(self, exchange: Exchange, label: str, answer: Answer) -> None:
         """Send and count an answer."""
-        counts = self._requests
-        key = (label, answer.status)
-        counts[key] = counts.get(key, 0) + 1
+        self._answered[label, answer.status] += 1
         origin = exchange.headers.get(b"origin")
         if origin:
             exchange.respond(answer, cors_headers(origin))
@@ -263,6 +345,11 @@ class Gateway:
         if not isinstance(error, StreamClosed):
             _log.error("events could not be stored", error=str(error), kind=type(error).__name__)
         return answers.UNAVAILABLE
+
+    def start(self) -> float:
+        """Return when a request started, for `observe`."""
+        self._observable -= 1
+        return self._clock.monotonic()
 
     def observe(self, started: float) -> None:
         """Record how long a request took."""
@@ -282,7 +369,8 @@ class Gateway:
 
     # ---- events
 
-    def _post_event(self, exchange: Exchange, query: bytes, *, forced_type: str, label: str) -> Answer | None:
+    def post_event(self, exchange: Exchange, query: bytes, forced_type: str, label: str) -> Answer | None:
+        """Take a request of one event, whatever it is."""
         body = self._body(exchange)
         if isinstance(body, Answer):
             return body
@@ -365,10 +453,7 @@ class Gateway:
                     429, "rate_limited", "max requests limit reached", retry_after_s=max(1, round(wait_s))
                 )
             source.allowance -= len(intake.records)
-        started = 0.0
-        if self._observable > 0:
-            self._observable -= 1
-            started = self._clock.monotonic()
+        started = self.start() if self._observable > 0 else 0.0
         try:
             self._producer.submit(
                 intake.records, _Receipt(self, exchange, label, source, intake, answer, started)
@@ -547,10 +632,12 @@ class Gateway:
 
         for kind in sorted(EVENT_TYPES):
             label = f"/v1/{kind}"
-            put(label, Route(label, post=partial(self._post_event, forced_type=kind, label=label)))
-            jitsu = Route("/api/s", post=partial(self._post_event, forced_type=kind, label="/api/s"))
-            put(f"/api/s/{kind}", jitsu)
-            put(f"/api/s/s2s/{kind}", jitsu)
+            segment, jitsu = _OneEvent(self, kind, label), _OneEvent(self, kind, "/api/s")
+            self._one_events += [segment, jitsu]
+            put(label, Route(label, post=segment.post))
+            route = Route("/api/s", post=jitsu.post)
+            put(f"/api/s/{kind}", route)
+            put(f"/api/s/s2s/{kind}", route)
         for short, kind in _SHORT.items():
             put(f"/v1/{short}", table[f"/v1/{kind}".encode()])
         batch = Route("/v1/batch", post=partial(self._post_batch, label="/v1/batch"))

@@ -58,7 +58,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Answer:
     """A response, made once and sent many times."""
 
-    __slots__ = ("_head", "_rest", "_start", "status")
+    __slots__ = ("_date", "_head", "_plain", "_rest", "_start", "status")
 
     def __init__(
         self,
@@ -74,6 +74,15 @@ class Answer:
         self._start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
         self._head = "".join(lines).encode("latin-1") + b"\r\n"
         self._rest = self._head + body
+        self._date = b""
+        self._plain = b""
+
+    def plain(self, date: bytes) -> bytes:
+        """Return the bytes to send when there is nothing to add; put together once per date."""
+        if self._date is not date:
+            self._date = date
+            self._plain = self._start + date + self._rest
+        return self._plain
 
     def render(self, date: bytes, extra: bytes = b"", *, head_only: bool = False) -> bytes:
         """Return the bytes to send; `extra` are whole header lines."""
@@ -150,14 +159,20 @@ class Exchange:
         if self._last or server.draining:
             self._last = True
             extra += _CLOSE
-        payload = answer.render(server.date, extra, head_only=self.method == b"HEAD")
+        if extra or self.method == b"HEAD":
+            payload = answer.render(server.date, extra, head_only=self.method == b"HEAD")
+        else:
+            # As `plain` does, without the call.
+            payload = answer._plain if answer._date is server.date else answer.plain(server.date)
         queue = connection.queue
         if not queue:
             return
         if queue[0] is not self:
             self._answer = payload
             return
-        connection.send(payload)
+        transport = connection._transport
+        if transport is not None:
+            transport.write(payload)
         queue.popleft()
         if self._last:
             connection.finish()

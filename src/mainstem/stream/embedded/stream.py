@@ -80,8 +80,9 @@ class EmbeddedLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A commit takes no further call once it has this."""
     group_records: int = 2_000
     """A commit takes no further call once it has this."""
-    wal_bytes: int = 256 << 20
-    """The write-ahead log of the active segment begins anew at about this size."""
+    wal_bytes: int = 32 << 20
+    """The write-ahead log of the active segment begins anew at about this size. From then on its blocks are
+    written again instead of the file growing: half the time and half the CPU of a commit's fsync."""
     min_free_bytes: int = 64 << 20
     """Nothing is appended while the disk has less: the pipeline can still write its books and drain."""
     cache_bytes: int = 32 << 20

@@ -45,24 +45,23 @@ class Submissions:
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Call] = deque()
         self._closing = False
-        self._backlog_bytes = 0
+        # An attribute, not a property: the gateway asks before every request.
+        self.backlog_bytes = 0
         self.on_commit: Callable[[], None] = lambda: None
-
-    @property
-    def backlog_bytes(self) -> int:
-        return self._backlog_bytes
 
     def submit(self, records: Sequence[NewRecord], done: Done) -> None:
         if self._closing:
             raise StreamClosed("the producer is closed")
-        if self._backlog_bytes >= self._limits.max_backlog_bytes:
-            raise StreamOverloaded(f"{self._backlog_bytes} bytes wait to be stored")
+        if self.backlog_bytes >= self._limits.max_backlog_bytes:
+            raise StreamOverloaded(f"{self.backlog_bytes} bytes wait to be stored")
         size = 0
         for record in records:
             size += len(record.value) + _RECORD_OVERHEAD_BYTES
-        self._backlog_bytes += size
-        self._pending.append((records, done, size))
-        self._more()
+        self.backlog_bytes += size
+        pending = self._pending
+        pending.append((records, done, size))
+        if len(pending) == 1:
+            self._more()
 
     async def append(self, records: Sequence[NewRecord]) -> AppendResult:
         future: asyncio.Future[AppendResult] = self._loop.create_future()
@@ -82,7 +81,7 @@ class Submissions:
         raise NotImplementedError
 
     def _more(self) -> None:
-        """Something was submitted."""
+        """Something was submitted, and nothing waited before."""
         raise NotImplementedError
 
     def _take(self) -> list[Call]:
@@ -99,27 +98,24 @@ class Submissions:
 
     def _finish(self, group: Sequence[Call], outcome: set[int] | StreamError) -> None:
         """Tell everybody in a group; `outcome` are the indexes of its duplicates, or why nothing was stored."""
-        size = 0
-        for call in group:
-            size += call[2]
-        self._backlog_bytes -= size
-        metrics.BACKLOG_BYTES.set(self._backlog_bytes)
+        size = sum([call[2] for call in group])
+        self.backlog_bytes -= size
+        metrics.BACKLOG_BYTES.set(self.backlog_bytes)
+        results: Sequence[AppendResult | StreamError]
         if isinstance(outcome, StreamError):
-            for _, done, _ in group:
-                self._tell(done, outcome)
-            return
-        results = _results([call[0] for call in group], outcome)
-        metrics.APPENDED.inc(sum([result.appended for result in results]))
-        metrics.APPENDED_BYTES.inc(size)
+            results = [outcome] * len(group)
+        else:
+            calls = [call[0] for call in group]
+            results = _results(calls, outcome)
+            metrics.APPENDED.inc(sum(map(len, calls)) - len(outcome))
+            metrics.APPENDED_BYTES.inc(size)
         for (_, done, _), result in zip(group, results, strict=True):
-            self._tell(done, result)
-        self.on_commit()
-
-    def _tell(self, done: Done, outcome: AppendResult | StreamError) -> None:
-        try:
-            done(outcome)
-        except Exception:  # noqa: BLE001 - one caller's bug must not cost the other callers their answer
-            _log.exception("a submitter's callback failed")
+            try:
+                done(result)
+            except Exception:  # noqa: BLE001 - one caller's bug must not cost the other callers their answer
+                _log.exception("a submitter's callback failed")
+        if not isinstance(outcome, StreamError):
+            self.on_commit()
 
 
 class ThreadWriter(Submissions):

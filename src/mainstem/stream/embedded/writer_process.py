@@ -30,7 +30,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from mainstem.clock import Clock
-from mainstem.stream.base import StreamClosed, StreamCorrupt, StreamError, StreamFull
+from mainstem.stream.base import NewRecord, StreamClosed, StreamCorrupt, StreamError, StreamFull
 from mainstem.stream.embedded.appender import WriterLimits
 from mainstem.stream.embedded.segment import pack
 from mainstem.stream.embedded.writer import Call, Submissions
@@ -66,8 +66,13 @@ class WritingOrder(msgspec.Struct, frozen=True, kw_only=True):
 class _Group(msgspec.Struct):
     calls: list[Call]
     packed: bytes
-    repeatable: bool
-    """May be sent once more if the process dies."""
+    repeated: bool = False
+    """A process died with it before."""
+
+    @property
+    def repeatable(self) -> bool:
+        """May be sent once more: deduplication tells what the process that died had stored of it."""
+        return not self.repeated and all(record.dedup_key for call in self.calls for record in call[0])
 
 
 class ProcessWriter(Submissions):
@@ -96,6 +101,7 @@ class ProcessWriter(Submissions):
         self._received = bytearray()
         self._sending = False
         self._idle = asyncio.Event()
+        """Nothing waits: of use to `close`, which clears it."""
         self._idle.set()
         self._restart: asyncio.Task[None] | None = None
 
@@ -143,6 +149,8 @@ class ProcessWriter(Submissions):
 
     async def close(self) -> None:
         self._closing = True
+        if self._pending or self._ahead or self._repeated:
+            self._idle.clear()
         await self._idle.wait()
         if self._restart is not None:
             self._restart.cancel()
@@ -156,7 +164,6 @@ class ProcessWriter(Submissions):
     # ------------------------------------------------------------ to the process
 
     def _more(self) -> None:
-        self._idle.clear()
         if not self._sending and len(self._ahead) < _GROUPS_AHEAD and self._socket is not None:
             # In the loop's next turn: what this turn still reads goes along.
             self._sending = True
@@ -165,17 +172,27 @@ class ProcessWriter(Submissions):
     def _send(self) -> None:
         self._sending = False
         while self._pending and len(self._ahead) < _GROUPS_AHEAD and self._socket is not None:
-            calls = self._take()
-            records = list(chain.from_iterable([call[0] for call in calls]))
+            calls, records = self._take_group()
             refusal = self._may_append() if records else None
             if refusal is not None:
                 self._finish(calls, StreamFull(refusal))
             elif not records:
                 self._finish(calls, set())
             else:
-                keyed = all(record.dedup_key for record in records)
-                self._put(_Group(calls, pack(records), keyed))
+                self._put(_Group(calls, pack(records)))
         self._note_idle()
+
+    def _take_group(self) -> tuple[list[Call], list[NewRecord]]:
+        """Return the next group and its records: nearly always all that waits, which needs no counting."""
+        pending, limits = self._pending, self._limits
+        if self.backlog_bytes <= limits.group_bytes:
+            records = list(chain.from_iterable([call[0] for call in pending]))
+            if len(records) <= limits.group_records:
+                calls = list(pending)
+                pending.clear()
+                return calls, records
+        calls = self._take()
+        return calls, list(chain.from_iterable([call[0] for call in calls]))
 
     def _put(self, group: _Group) -> None:
         self._ahead.append(group)
@@ -285,7 +302,7 @@ class ProcessWriter(Submissions):
         error = StreamClosed("the stream's writing process ended while it stored this")
         for group in groups:
             if group.repeatable:
-                group.repeatable = False
+                group.repeated = True
                 self._repeated.append(group)
             else:
                 self._finish(group.calls, error)
