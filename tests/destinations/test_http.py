@@ -6,7 +6,7 @@ import pytest
 
 from mainstem.destinations.base import Refusal, Unit
 from mainstem.destinations.catalog import check_config
-from mainstem.destinations.http import make_batcher
+from mainstem.destinations.http import make_batcher, max_batch
 from mainstem.destinations.kit.call import encode
 from tests.destinations.events import body, config_of, event_of, mapped, request
 
@@ -173,6 +173,19 @@ def test_events_of_the_same_request_go_together(
     assert isinstance(batches, list)
     found = [(list(batch.units), encode(batch.calls[0]).body, batch.batched) for batch in batches]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "most"),
+    [
+        (BATCHED, 2),
+        ({**BATCHED, "maxBatchSize": ""}, 100),
+        ({**BATCHED, "isBatchingEnabled": False}, 1),
+        ({**BATCHED, "format": "XML"}, 1),
+    ],
+)
+def test_an_attempt_carries_as_many_as_a_request(raw: dict[str, Any], most: int) -> None:
+    assert max_batch(config_of("http", raw)) == most
 
 
 def test_of_two_spellings_of_a_header_the_events_is_sent() -> None:

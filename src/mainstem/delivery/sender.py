@@ -152,10 +152,11 @@ class Sender:
             marks=self._settler.marks,
             on_polled=self._show_status,
         )
+        most = spec.default_max_batch if spec.max_batch is None else spec.max_batch(destination.config)
         self._lanes = self._park.lanes = Lanes(
             destination_id=destination.id,
             policy=policy,
-            max_batch=max(1, spec.default_max_batch),
+            max_batch=max(1, most),
             clock=clock,
             workers=self._workers,
             condition=self._condition,

@@ -323,6 +323,8 @@ class DestinationSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Requests in flight at once, over all users; one per user."""
     default_max_batch: int = 1
     """Events a single attempt may carry."""
+    max_batch: Callable[[Any], int] | None = None
+    """Events a single attempt may carry, where the settings say; None = `default_max_batch`."""
     batcher: Callable[[Any], Batcher] | None = None
     """Makes the batching from the settings; None = every event by itself."""
     classify_each: ClassifyEach | None = None

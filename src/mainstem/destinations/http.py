@@ -378,10 +378,16 @@ def make_mapper(config: Config) -> Mapper:
     return settled(to_call)
 
 
+def max_batch(config: Config) -> int:
+    """Return how many events may be in one request."""
+    batches = config.is_batching_enabled and config.format.upper() == "JSON"
+    return (config.batch_size or 1) if batches else 1
+
+
 def make_batcher(config: Config) -> Batcher:
     """Return the batching for these settings."""
-    most = config.batch_size
-    if not config.is_batching_enabled or config.format.upper() != "JSON" or most is None:
+    most = max_batch(config)
+    if not config.is_batching_enabled or config.format.upper() != "JSON":
         return lambda units: [alone(unit) for unit in units]
 
     def batch(units: Sequence[Unit]) -> Sequence[Batch]:
@@ -469,5 +475,6 @@ SPEC = DestinationSpec(
     mapper=make_mapper,
     batcher=make_batcher,
     default_max_batch=_DEFAULT_BATCH,
+    max_batch=max_batch,
     own_templates=True,
 )
