@@ -45,30 +45,83 @@ case.
 |---|---|---|---|
 """
 
+_READING: Final = """\
+## Reading answers
 
-def page(results: Mapping[tuple[str, str], Line], explained: Mapping[str, str]) -> str:
-    """Return the page."""
+What a vendor's answer means for the events in a request: delivered, tried again, slowed down, or refused for good.
+Cases of RudderStack's delivery (a request, the recorded answer, and what became of each event), and what Mainstem's
+reading of the same answer makes of them.
+
+*Agreeing*: the same for every event. A batch that is refused as a whole counts as tried again, for
+[it is, in halves](../concepts/delivery.md#batches). *Stopped for people*: RudderStack aborts the event, while
+Mainstem's destination waits and says why; it is about credentials or permissions, so nothing is lost
+([decision 5](../decisions/0005-outages-do-not-kill-events.md)). *Other*: told below, case by case.
+
+RudderStack makes some requests only when it delivers (it searches for an id first, or makes a job and runs it); there,
+the answer to the last of them is read.
+
+| Destination | Agreeing | Stopped for people | Other | of |
+|---|---|---|---|---|
+"""
+
+
+def page(
+    results: Mapping[tuple[str, str], Line],
+    readings: Mapping[tuple[str, str], Line],
+    explained: Mapping[str, str],
+) -> str:
+    """Return the page.
+
+    Args:
+        results: of `run`.
+        readings: of `run_deliveries`.
+    """
+    told = ["", "## Cases that do not pass", "", *_reasons(results, explained)]
+    parts = [_INTRODUCTION, "\n".join([*_mappings(results), *told, "", ""])]
+    told = ["", "### Cases that are read otherwise", "", *_reasons(readings, explained)]
+    parts += [_READING, "\n".join([*_readings(readings), *told, ""])]
+    return "".join(parts)
+
+
+def _reasons(results: Mapping[tuple[str, str], Line], explained: Mapping[str, str]) -> list[str]:
+    failing = [
+        f"- `{vector_id}` ({title}): {explained.get(vector_id, 'not explained')}"
+        for line in results.values()
+        for vector_id, title, _ in line.failures
+    ]
+    return sorted(failing) or ["None."]
+
+
+def _title(name: str) -> str:
+    spec = catalog.find_spec(name)
+    return f"[{spec.title}](destinations/{name}.md)" if spec is not None else name
+
+
+def _readings(results: Mapping[tuple[str, str], Line]) -> list[str]:
+    rows: list[str] = []
+    sums = [0, 0, 0, 0]
+    for (name, _), line in sorted(results.items()):
+        counts = [line.passed, line.deliberate, len(line.failures), line.total]
+        sums = [one + other for one, other in zip(sums, counts, strict=True)]
+        rows.append(f"| {_title(name)} | " + " | ".join(map(str, counts)) + " |")
+    rows.append("| **all** | " + " | ".join(f"**{count}**" for count in sums) + " |")
+    return rows
+
+
+def _mappings(results: Mapping[tuple[str, str], Line]) -> list[str]:
     rows: list[str] = []
     passed = total = 0
     for name in sorted({name for name, _ in results}):
         lines = {feature: line for (each, feature), line in results.items() if each == name}
         ok, of = sum(line.passed for line in lines.values()), sum(line.total for line in lines.values())
         passed, total = passed + ok, total + of
-        spec = catalog.find_spec(name)
-        title = f"[{spec.title}](destinations/{name}.md)" if spec is not None else name
         features = ", ".join(
             f"{feature} {line.passed}/{line.total}" for feature, line in sorted(lines.items())
         )
-        rows.append(f"| {title} | {ok} | {of} | {features} |")
+        rows.append(f"| {_title(name)} | {ok} | {of} | {features} |")
     share = 100 * passed / max(1, total)
     rows.append(f"| **all** | **{passed}** | **{total}** | **{share:.1f} %** |")
-    failing = [
-        f"- `{vector_id}` ({title}): {explained.get(vector_id, 'not explained')}"
-        for line in results.values()
-        for vector_id, title, _ in line.failures
-    ]
-    told = ["", "## Cases that do not pass", "", *(sorted(failing) or ["None."])]
-    return _INTRODUCTION + "\n".join([*rows, *told]) + "\n"
+    return rows
 
 
 def write(path: Path, text: str) -> None:

@@ -3,15 +3,23 @@
 vector -> **this** -> the reading of answers that delivery uses -> answer. The statuses are what matters: 200 delivered,
 429 slow down, 500 try again, else refused for good. The words, and what the peer echoes of the vendor's answer, are its
 own and are not imitated.
+
+RudderStack makes some requests only when it delivers: it searches for an id first, makes a job and runs it, and takes
+parameters out that were meant for itself. Here that is the mapping's dialogue, done before. So where the request was
+not sent as it is given, what is read is the answer to the last request that was.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mainstem.delivery.classify import classify_failure
+import msgspec
+
+from mainstem.delivery.classify import classify_failure, classify_http
 from mainstem.delivery.errors import ConnectFailed
-from mainstem.delivery.http_attempt import read_answer
+from mainstem.delivery.http_attempt import read_each, read_whole, refused_together
 from mainstem.destinations.base import (
+    Body,
+    Call,
     Delivered,
     Delivery,
     DestinationSpec,
@@ -59,17 +67,78 @@ def answer(vector: Mapping[str, Json]) -> dict[str, Json] | None:
 def _results(
     spec: DestinationSpec, vector: Mapping[str, Json], given: Mapping[str, Json], jobs: int
 ) -> list[Delivery]:
+    return [result for result, _ in _read(spec, vector, given, jobs)]
+
+
+def _read(
+    spec: DestinationSpec, vector: Mapping[str, Json], given: Mapping[str, Json], jobs: int
+) -> list[tuple[Delivery, bool]]:
+    """Return what becomes of each job, and whether that is for people to put right."""
     call = call_of(given)
-    request = encode(call)
-    answered = Exchanges(vector.get("http") or []).ask(call)
+    exchanges = Exchanges([_recorded(one) for one in vector.get("http") or []])
+    answered = exchanges.ask(call)
+    if answered.status == 0 and exchanges.unmatched and (last := exchanges.last()) is not None:
+        call, answered = msgspec.structs.replace(last[0], label=call.label), last[1]
     if answered.status == 0:
-        return [classify_failure(ConnectFailed(call.url, answered.error))] * jobs
+        return [(classify_failure(ConnectFailed(call.url, answered.error)), False)] * jobs
+    request = encode(call)
     body = b"" if answered.body is None else text_of(answered.body).encode("utf-8", "replace")
     response = Response(answered.status, answered.headers, body)
     event = event_of({}, {}, now_of(vector))
     assert isinstance(event, Event)  # noqa: S101 - an empty object is one
-    units = [Unit(index, (call,), event) for index in range(jobs)]
-    return list(read_answer(spec, call, request, response, units))
+    units = [Unit(index, (part,), event) for index, part in enumerate(_parts(call, jobs))]
+    each = read_each(spec, call, request, response, units)
+    if each is None:
+        whole = read_whole(spec, request, response)
+        if refused_together(whole, response, units):
+            # Sent again in halves, until the events that are meant are alone.
+            whole = Retry("sent again in halves")
+        each = [whole] * jobs
+    # A 5xx as such is an outage: it passes by itself.
+    outage = classify_http(request, response) if response.status >= 500 else None
+    return [(one, isinstance(one, Retry) and one.destination_wide and one != outage) for one in each]
+
+
+def _recorded(exchange: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return an exchange; one without status and body as what it is at delivery: no answer."""
+    response = exchange.get("response") or {}
+    if response.get("status") is None and response.get("data") is None:
+        return {"request": exchange["request"], "error": exchange.get("error") or {}}
+    return exchange
+
+
+def _parts(call: Call, jobs: int) -> list[Call]:
+    """Return each job's part of a request, where its body has one list with as many entries as there are jobs; the
+    transformer does not say more of them."""
+    value = call.body.value if call.body is not None else None
+    if jobs == 1 or call.body is None:
+        return [call] * jobs
+    if isinstance(value, list) and len(value) == jobs:
+        return [_with(call, [item]) for item in value]
+    if isinstance(value, dict):
+        lists = [name for name, item in value.items() if isinstance(item, list) and len(item) == jobs]
+        if len(lists) == 1:
+            return [_with(call, {**value, lists[0]: [item]}) for item in value[lists[0]]]
+    return [call] * jobs
+
+
+def _with(call: Call, value: Json) -> Call:
+    assert call.body is not None  # noqa: S101 - asked before
+    return msgspec.structs.replace(call, body=Body(call.body.kind, value))
+
+
+def readings(vector: Mapping[str, Json]) -> list[str] | None:
+    """Return what becomes of each job by our reading, in the words of `fates`; beside them `stopped`: tried again when
+    people have put credentials or permissions right, and nothing is sent until then. None: no such destination."""
+    spec = find_spec(str(vector["destination"]))
+    if spec is None:
+        return None
+    given = vector["input"]["body"]
+    metadata = given.get("metadata")
+    jobs = len(metadata) if isinstance(metadata, list) else 1
+    return [
+        "stopped" if people else _fate(status_of(one)) for one, people in _read(spec, vector, given, jobs)
+    ]
 
 
 def status_of(result: Delivery) -> int:

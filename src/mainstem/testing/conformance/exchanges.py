@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from mainstem.destinations.base import Answer, Call
+from mainstem.destinations.base import Answer, Body, Call
 from mainstem.destinations.kit.body import form_bytes, text_of
 
 Json = Any
@@ -48,6 +48,22 @@ class Exchanges:
             return kept
         self.unmatched.append(f"{asked}")
         return Answer(0, error="ENOTFOUND")
+
+    def last(self) -> tuple[Call, Answer] | None:
+        """Return the request that was sent last, as it was recorded, and its answer; None if none was."""
+        if not self._left:
+            return None
+        exchange = self._left[-1]
+        request = exchange["request"]
+        data = request.get("data")
+        call = Call(
+            url=str(request.get("url") or ""),
+            method=str(request.get("method") or "GET"),
+            headers=request.get("headers") or {},
+            params=request.get("params") or {},
+            body=Body("json", data) if data else None,
+        )
+        return call, _answer(exchange)
 
 
 def _sent(call: Call) -> Json:
