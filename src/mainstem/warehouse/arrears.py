@@ -8,7 +8,7 @@ harmless.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from mainstem.warehouse.loader import Load
-from mainstem.warehouse.schema import Columns
+from mainstem.warehouse.schema import Columns, ColumnType
 from mainstem.warehouse.staging import TableRows
 
 _MANIFEST: Final = "manifest.json"
@@ -29,6 +29,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     table: str
     rows: int
     columns: Columns
+    seen: Mapping[str, frozenset[ColumnType]] = {}
     chunks: tuple[tuple[str, Columns], ...]
     error: str
     advice: str
@@ -47,6 +48,7 @@ class Owed(msgspec.Struct, frozen=True):
             self.manifest.table,
             [(self.folder / name, kinds) for name, kinds in self.manifest.chunks],
             self.manifest.columns,
+            self.manifest.seen,
             self.manifest.rows,
         )
 
@@ -96,6 +98,7 @@ class Arrears:
             table=rows.table,
             rows=rows.rows,
             columns=rows.columns,
+            seen=rows.seen,
             chunks=tuple(chunks),
             error=error,
             advice=advice,

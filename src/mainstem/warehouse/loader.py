@@ -6,9 +6,9 @@ line in `loaders/catalog.py`, or an entry point in the group `mainstem.loaders` 
 Exactly once
 ------------
 A load is a plan (`bulk.plan`): it may be carried out again at any time, by anyone. So `load` is idempotent: it commits
-a table's rows **together with** a row in `_mainstem_loads` that names the load and the table, and does nothing when that
-row is there already. Where an engine has no transaction over both, its module says how it comes to the same result,
-and the contract suite (`tests/warehouse/contract/`) kills it in between.
+a table's rows **together with** a row in `_mainstem_loads` that names the load and the table, and does nothing when
+that row is there already. Where an engine has no transaction over both, its module says how it comes to the same
+result, and the contract suite (`tests/warehouse/contract/`) kills it in between.
 
 Drivers are blocking: every method here is, and runs in one thread at a time.
 """

@@ -9,6 +9,7 @@ asked to be JSON. Each engine says what it makes of them (`Capabilities.types`).
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Literal
 
 import msgspec
@@ -91,12 +92,18 @@ def merged_columns(one: Columns, other: Columns) -> dict[str, ColumnType]:
 
 
 def plan_changes(
-    there: Schema, wanted: Schema, widenings: frozenset[tuple[ColumnType, ColumnType]]
+    there: Schema,
+    wanted: Schema,
+    widenings: frozenset[tuple[ColumnType, ColumnType]],
+    seen: Mapping[str, frozenset[ColumnType]] = MappingProxyType({}),
 ) -> Sequence[SchemaChange]:
     """Return what has to change so that rows of `wanted` can be loaded, in the order in which it is to be done.
 
     A column whose values would not fit is widened where the engine can (`widenings`: before, after); where it can't,
     the column stays and `fit` keeps the values that do not fit elsewhere.
+
+    Args:
+        seen: for columns whose values are of several types, all of them.
     """
     changes: list[SchemaChange] = []
     for table, columns in wanted.items():
@@ -111,20 +118,20 @@ def plan_changes(
             before = existing.get(name)
             if before is None or before == kind:
                 continue
-            after = widened(before, kind)
+            after = widened(before, kind, seen.get(name, frozenset()))
             if after != before and (before, after) in widenings:
                 changes.append(WidenColumn(table, name, before, after))
     return changes
 
 
-def widened(before: ColumnType, given: ColumnType) -> ColumnType:
+def widened(before: ColumnType, given: ColumnType, seen: frozenset[ColumnType] = frozenset()) -> ColumnType:
     """Return the type that a column becomes when such values come: only where no query would notice.
 
     An int column takes floats as a float column, a string becomes a text. A datetime or number column that is given
     words keeps its type: one odd event must not change what every query on the column gets.
     """
-    if before == "int" and given == "float":
+    if before == "int" and (given == "float" or "float" in seen):
         return "float"
-    if before == "string" and given == "text":
+    if before == "string" and (given == "text" or "text" in seen):
         return "text"
     return before

@@ -50,22 +50,34 @@ class TableRows:
         self._number = number
         self._lists: dict[str, list[Json]] = {}
         self._kinds: dict[str, ColumnType] = {}
+        self._seen: dict[str, set[ColumnType]] = {}
         self._waiting = 0
         self._cells = 0
         self._chunks: list[tuple[Path, Columns]] = []
 
     @classmethod
     def kept(
-        cls, table: str, chunks: Sequence[tuple[Path, Columns]], columns: Columns, rows: int
+        cls,
+        table: str,
+        chunks: Sequence[tuple[Path, Columns]],
+        columns: Columns,
+        seen: Mapping[str, frozenset[ColumnType]],
+        rows: int,
     ) -> "TableRows":
         """Return rows that were gathered before, from their files."""
         made = cls(table, Path(), 0)
         made._chunks, made._kinds, made.rows = list(chunks), dict(columns), rows
+        made._seen = {name: set(seen.get(name, {kind})) for name, kind in columns.items()}
         return made
 
     def kept_chunks(self) -> Sequence[tuple[Path, Columns]]:
         """Return the files of what was flushed, in order, with the types of their columns."""
         return tuple(self._chunks)
+
+    @property
+    def seen(self) -> Mapping[str, frozenset[ColumnType]]:
+        """The types that the values of a column have, where they are not all of one."""
+        return {name: frozenset(kinds) for name, kinds in self._seen.items() if len(kinds) > 1}
 
     @property
     def cells(self) -> int:
@@ -85,8 +97,10 @@ class TableRows:
             if known is None:
                 kinds[name] = kind
                 lists[name] = []
+                self._seen[name] = {kind}
             elif known != kind:
                 kinds[name] = merged_type(known, kind)
+                self._seen[name].add(kind)
         for name, value in data.items():
             if value is None:
                 continue

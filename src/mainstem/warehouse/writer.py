@@ -353,10 +353,10 @@ def load_rows(
             f"{len(rows.columns)} columns, {spec.title} takes {most}",
             "keep what makes the many columns as JSON: `jsonPaths`",
         )
-    changes = plan_changes(there, {rows.table: rows.columns}, loader.capabilities.widenings)
+    changes = plan_changes(there, {rows.table: rows.columns}, loader.capabilities.widenings, rows.seen)
     if changes:
         loader.evolve(changes)
-    target = target_columns(there, rows.table, rows.columns, loader.capabilities.widenings)
+    target = target_columns(there, rows, loader.capabilities.widenings)
     path = folder / f"{quote(rows.table, safe='')[:120]}-{load.id.replace('/', '-')}.parquet"
 
     def discard(found: Discard) -> None:
@@ -388,14 +388,17 @@ def _mode_of(table: str, named: Callable[[str], str], spec: LoaderSpec, config: 
     return "replace by id" if spec.capabilities.merges else "append"
 
 
-def target_columns(there: Schema, table: str, columns: Columns, widenings: frozenset[Any]) -> Columns:
+def target_columns(there: Schema, rows: TableRows, widenings: frozenset[Any]) -> Columns:
     """Return a table's columns as they are once its changes are made."""
-    target = dict(there.get(table, {}))
-    for name, kind in columns.items():
+    target = dict(there.get(rows.table, {}))
+    for name, kind in rows.columns.items():
         before = target.get(name)
         if before is None:
             target[name] = kind
-        elif (after := widened(before, kind)) != before and (before, after) in widenings:
+        elif (after := widened(before, kind, rows.seen.get(name, frozenset()))) != before and (
+            before,
+            after,
+        ) in widenings:
             target[name] = after
     return target
 

@@ -1,0 +1,185 @@
+"""A warehouse holds each event once, whatever fails; what can't be loaded waits, and what does not fit is kept."""
+
+from pathlib import Path
+
+import pytest
+
+from mainstem.ledger.base import CountKey
+from mainstem.warehouse.loader import TableFailed
+from mainstem.warehouse.loaders import duckdb
+from mainstem.warehouse.settings import Window, excluded
+from mainstem.warehouse.writer import failing, folder_of
+from tests.warehouse.rig import CURSOR, START_MS, Broken, Rig, identify, track
+
+EVENTS = 60
+
+
+def expected(count: int = EVENTS) -> dict[str, int]:
+    return {f"m{number}": 1 for number in range(count)}
+
+
+async def test_events_become_tables(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.append([track(number) for number in range(EVENTS)])
+    await rig.append([identify(900, "ann", plan="free"), identify(901, "ann", plan="pro", city="Rome")])
+    await rig.load()
+    assert rig.ids("tracks") == rig.ids("order_completed") == expected()
+    assert rig.rows("SELECT id, plan, city FROM shop.users") == [("ann", "pro", "Rome")]
+    assert sum(row[0] for row in rig.rows("SELECT n FROM shop.order_completed")) == sum(range(EVENTS))
+    counts = await rig.ledger.counts(CURSOR)
+    assert sum(counts.values()) == EVENTS + 2
+    assert {key.outcome for key in counts} == {"delivered"}
+    assert isinstance(next(iter(counts)), CountKey)
+
+
+async def _points(folder: Path) -> list[str]:
+    """Every step of a load, by name, in order."""
+    seen: list[str] = []
+    rig = Rig(folder, fault=seen.append)
+    await rig.append([track(number) for number in range(10)])
+    await rig.load()
+    return seen
+
+
+async def test_a_fault_at_every_step_changes_nothing(tmp_path: Path) -> None:
+    points = len(await _points(tmp_path / "points"))
+    assert points >= 10
+    for point in range(points):
+        steps = 0
+
+        def fault(what: str, *, point: int = point) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == point + 1:
+                raise Broken(what)
+
+        rig = Rig(tmp_path / str(point), fault=fault)
+        await rig.append([track(number) for number in range(10)])
+        await rig.load(tries=3)
+        assert rig.ids("tracks") == rig.ids("order_completed") == expected(10), f"fault {point}"
+        assert sum((await rig.ledger.counts(CURSOR)).values()) == 10
+
+
+async def test_events_that_come_again_are_not_doubled(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.append([track(1), track(2), track(1)])
+    await rig.load()
+    await rig.append([track(2, total=5), track(3)])
+    await rig.load()
+    assert rig.ids("order_completed") == {"m1": 1, "m2": 1, "m3": 1}
+    assert rig.rows("SELECT total FROM shop.order_completed WHERE id = 'm2'") == [(5,)]
+
+
+async def test_without_dedupe_rows_are_only_added(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, config=duckdb.Config(dedupe="none"))
+    await rig.append([track(1)])
+    await rig.load()
+    await rig.append([track(1)])
+    await rig.load()
+    assert rig.ids("tracks") == {"m1": 2}
+
+
+async def test_a_table_that_fails_does_not_hold_up_the_others_and_catches_up(tmp_path: Path) -> None:
+    broken = {"order_completed"}
+
+    def fault(what: str) -> None:
+        for table in broken:
+            if what == f"before load {table}":
+                raise TableFailed(table, "no right to write it", "grant INSERT on it")
+
+    rig = Rig(tmp_path, fault=fault)
+    await rig.append([track(number) for number in range(5)])
+    await rig.load()
+    await rig.append([track(number) for number in range(5, 9)])
+    await rig.load()
+    assert rig.ids("tracks") == expected(9)
+    [told] = failing(folder_of(tmp_path, CURSOR))
+    assert (told.namespace, told.table, told.loads, told.rows) == ("shop", "order_completed", 2, 9)
+    assert "no right to write it" in told.error
+    assert told.advice == "grant INSERT on it"
+    assert sum((await rig.ledger.counts(CURSOR)).values()) == 9, "the position went on"
+    broken.clear()
+    await rig.append([track(9)])
+    await rig.load()
+    assert rig.ids("order_completed") == expected(10)
+    assert failing(folder_of(tmp_path, CURSOR)) == []
+
+
+async def test_what_waits_can_be_paid_without_new_events(tmp_path: Path) -> None:
+    broken = {"tracks"}
+
+    def fault(what: str) -> None:
+        if broken and what == "before load tracks":
+            raise TableFailed("tracks", "not now")
+
+    rig = Rig(tmp_path, fault=fault)
+    await rig.append([track(1)])
+    await rig.load()
+    writer = rig.writer()
+    assert await writer.pay() == 0
+    broken.clear()
+    assert await writer.pay() == 1
+    assert await writer.pay() == 0
+    assert rig.ids("tracks") == {"m1": 1}
+
+
+async def test_values_that_do_not_fit_are_kept_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.append([track(1, price=10, at_time="2026-01-02T03:04:05Z")])
+    await rig.load()
+    await rig.append(
+        [track(2, price=10.99, at_time="soon"), track(3, price="much", at_time="2026-01-02T03:04:05Z")]
+    )
+    await rig.load()
+    prices = rig.rows("SELECT id, price FROM shop.order_completed ORDER BY id")
+    assert prices == [("m1", 10.0), ("m2", 10.99), ("m3", None)], "integers widen, nothing is cut"
+    kept = rig.rows(
+        "SELECT table_name, row_id, column_name, column_value FROM shop.rudder_discards ORDER BY row_id"
+    )
+    assert kept == [
+        ("order_completed", "m2", "at_time", "soon"),
+        ("order_completed", "m3", "price", "much"),
+    ]
+
+
+async def test_numbers_at_the_edge_and_big_texts_stay(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    long = "x" * 100_000
+    await rig.append([track(1, big=2**63 - 1, note=long, emoji="🚂", nested={"a": {"b": [1, {"c": 2}]}})])
+    await rig.load()
+    [(big, note, emoji)] = rig.rows("SELECT big, note, emoji FROM shop.order_completed")
+    assert (big, note, emoji) == (2**63 - 1, long, "🚂")
+
+
+async def test_nothing_is_loaded_in_an_excluded_window(tmp_path: Path) -> None:
+    window = Window("00:00", "23:59")
+    assert excluded(window, START_MS)
+    assert not excluded(Window("22:00", "06:00"), START_MS - START_MS % 86_400_000 + 12 * 3_600_000)
+    assert excluded(Window("22:00", "06:00"), START_MS - START_MS % 86_400_000 + 23 * 3_600_000)
+    rig = Rig(tmp_path, config=duckdb.Config(sync_frequency=0.0001, exclude_window=window))
+    await rig.append([track(1)])
+    gatherer = await rig.gatherer()
+    for _ in range(3):
+        await gatherer.step()
+    assert gatherer.status().gathered_events == 1
+    (folder_of(tmp_path, CURSOR)).mkdir(parents=True, exist_ok=True)
+    (folder_of(tmp_path, CURSOR) / "sync-now").touch()
+    await gatherer.step()
+    assert rig.ids("tracks") == {"m1": 1}
+    assert not (folder_of(tmp_path, CURSOR) / "sync-now").exists()
+    gatherer.close()
+
+
+async def test_two_workers_share_a_warehouse(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.append([track(number) for number in range(EVENTS)])
+    one, two = await rig.gatherer([0, 1]), await rig.gatherer([2, 3])
+    await one.flush_now()
+    await two.flush_now()
+    assert rig.ids("tracks") == expected()
+
+
+@pytest.mark.parametrize("setting", ["08", "24:00", "8:61", "x:y"])
+def test_a_time_of_day_that_is_none_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match="no time of day"):
+        duckdb.Config(exclude_window=Window(setting, "06:00"))
