@@ -111,7 +111,8 @@ def as_rudderstack(engine: Engine) -> Typed:
     """Return how RudderStack types a value for an engine."""
 
     def typed(value: Json) -> tuple[str, Json]:
-        value = as_javascript(value)
+        if not isinstance(value, str):
+            value = as_javascript(value)
         if isinstance(value, bool):
             return "boolean", value
         if isinstance(value, int):

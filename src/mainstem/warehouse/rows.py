@@ -21,7 +21,7 @@ import msgspec
 
 from mainstem.errors import MainstemError
 from mainstem.warehouse import kinds
-from mainstem.warehouse.kinds import is_moment, json_text
+from mainstem.warehouse.kinds import json_text
 from mainstem.warehouse.naming import Engine, Namer, engine_of
 from mainstem.warehouse.schema import ColumnType
 from mainstem.warehouse.settings import WarehouseSettings
@@ -213,6 +213,8 @@ _SECTION_OF: Final = {
 }
 """What of a type's events are columns without a prefix."""
 _OWN: Final = {"track": ("event", "event_text"), "group": ("group_id",), "alias": ("previous_id",)}
+_VIOLATIONS: Final = "violationErrors"
+"""What tracking plans found wrong with an event."""
 _RECORD_SOURCES: Final = ("cloud", "singer-protocol")
 
 
@@ -225,6 +227,8 @@ class _Entry(msgspec.Struct):
     as_json: bool
     as_text: bool
     """An object here is a text of JSON (level three and deeper of cloud sources)."""
+    plain: bool
+    """Nothing is special here: a text is the column's."""
     level: "_Level | None" = None
 
 
@@ -273,11 +277,13 @@ class _Plan:
         if skipped and not self._compiled.as_rudderstack and path != _PASSED_IP:
             skipped = False
             column = namer.beside(column)
+        as_json = path[len(self._prefix) :] in self._json_paths
         made = _Entry(
             column=column,
             path=path,
             skipped=skipped,
-            as_json=path[len(self._prefix) :] in self._json_paths,
+            as_json=as_json,
+            plain=bool(column) and not skipped and not as_json and key != _VIOLATIONS,
             as_text=(self._cloud and len(path) - len(self._prefix) > 3) or len(path) > _MAX_DEPTH,
         )
         level.entries[key] = made
@@ -311,6 +317,8 @@ class _Compiled:
         else:
             self._typed = kinds.kept(engine)
         self.flatten = self._flatten_as_rudderstack if self.as_rudderstack else self._flatten_kept
+        self._short = engine.text_over // 2 or 1 << 62
+        """Texts of fewer characters are no `text`."""
         fixed = self.namer.fixed
         self._common = tuple((field, fixed(column), time) for field, column, time in _COMMON)
         self._address_columns = tuple(fixed(column) for column in _ADDRESSES)
@@ -555,7 +563,10 @@ class _Compiled:
     ) -> None:
         """Set a column of our own, if there is a value."""
         if self.as_rudderstack:
-            if is_blank(value) or isinstance(value, dict | list):
+            if value is None or value == "" or isinstance(value, dict | list):
+                return
+            if type(value) is str and len(value) < self._short and (len(value) < 10 or value[4] != "-"):
+                data[column], columns[column] = value, "string"
                 return
             kind, value = self._typed(value)
             if time and kind == "datetime":
@@ -877,10 +888,23 @@ class _Compiled:
         data: dict[str, Json],
         columns: dict[str, ColumnType],
     ) -> None:
+        entries = level.entries
+        short = self._short
         for key, value in given.items():
-            if is_blank(value):
+            if value is None or value == "" or (type(value) is list and is_blank(value)):
                 continue
-            entry = level.entries.get(key) or level.plan.entry(level, key)
+            entry = entries.get(key)
+            if entry is None:
+                entry = level.plan.entry(level, key)
+                entries = level.entries
+            if (
+                type(value) is str
+                and len(value) < short
+                and (len(value) < 10 or value[4] != "-")
+                and entry.plain
+            ):
+                data[entry.column], columns[entry.column] = value, "string"
+                continue
             if isinstance(value, dict) and not entry.as_json and not entry.as_text:
                 if entry.level is None:
                     entry.level = _Level(level.plan, entry.path)
@@ -919,7 +943,7 @@ def columns_of(given: Mapping[str, Json], options: RowOptions, kind: str, facts:
 
 def violations_type(engine: Engine, key: Json) -> ColumnType | None:
     """Return the type of the column with what tracking plans found wrong; None for other keys and where it has none."""
-    if key == "violationErrors" and engine.violations_type:
+    if key == _VIOLATIONS and engine.violations_type:
         return cast("ColumnType", engine.violations_type)
     return None
 
@@ -981,8 +1005,8 @@ def _joined(traits: Json) -> str | None:
 
 
 def in_utc(text: str) -> str:
-    """Return a time as JavaScript writes it: in UTC, with milliseconds; as it is, if it is none."""
-    if not is_moment(text):
+    """Return a time (`is_moment`) as JavaScript writes it: in UTC, with milliseconds."""
+    if len(text) == 24 and text[10] == "T" and text[19] == "." and text[23] == "Z":
         return text
     try:
         moment = datetime.fromisoformat(text)
