@@ -154,7 +154,15 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 
 def _field_texts(config: type[msgspec.Struct]) -> dict[str, str]:
-    """Return each field's docstring: the text that stands below it in the class."""
+    """Return each field's docstring: the text that stands below it in the class, or in the one it is inherited from."""
+    texts: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        if issubclass(base, msgspec.Struct) and base is not msgspec.Struct:
+            texts |= _own_texts(base)
+    return texts
+
+
+def _own_texts(config: type[msgspec.Struct]) -> dict[str, str]:
     [found] = ast.parse(textwrap.dedent(inspect.getsource(config))).body
     texts: dict[str, str] = {}
     body = found.body if isinstance(found, ast.ClassDef) else []

@@ -1,0 +1,44 @@
+"""Engines whose tables are files: in a folder, and on the S3 server of the tests."""
+
+import os
+import urllib.request
+from pathlib import Path
+from urllib.error import HTTPError
+
+from mainstem.secret import Secret
+from mainstem.warehouse.loader import Loader
+from mainstem.warehouse.loaders import iceberg
+from tests.components.s3 import S3Server
+
+ENDPOINT = "TEST_S3_ENDPOINT"
+"""Where the S3 server of this session is, for children too. Set by `conftest`."""
+
+
+def bucket_of(folder: Path) -> dict[str, object]:
+    """Settings of a bucket that belongs to a folder."""
+    name = f"lake-{abs(hash(str(folder))) % 10**9}" if not (folder / ".bucket").exists() else ""
+    name = name or (folder / ".bucket").read_text()
+    (folder / ".bucket").write_text(name)
+    endpoint = os.environ[ENDPOINT]
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=30):
+            pass
+    except HTTPError as error:
+        assert error.code == 409  # noqa: PT017 - it is there
+    return {
+        "url": f"s3://{name}/lake",
+        "endpoint": endpoint,
+        "region": S3Server.region,
+        "access_key_id": Secret(S3Server.access_key),
+        "secret_access_key": Secret(S3Server.secret_key),
+    }
+
+
+def open_iceberg(folder: Path, namespace: str) -> Loader:
+    """A SQLite catalog and its tables, in the folder."""
+    return iceberg.open_loader(iceberg.Config(), namespace, folder)
+
+
+def open_iceberg_s3(folder: Path, namespace: str) -> Loader:
+    """A SQLite catalog in the folder, tables in a bucket."""
+    return iceberg.open_loader(iceberg.Config(**bucket_of(folder)), namespace, folder)  # type: ignore[arg-type]
