@@ -43,6 +43,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     max_name: int = 127
     """Characters of a name in RudderStack; 0: any number."""
     words: frozenset[str] = frozenset()
+    folds_accents: bool = False
+    """é and e are the same in a name (MySQL)."""
     ascii_tables: bool = False
     """Tables can't be named beyond ASCII, not even quoted (Hive's catalogs)."""
     json_type: str = "string"
@@ -104,6 +106,7 @@ ENGINES: Final[dict[str, Engine]] = {
         users=False,
         option="SNOWPIPE_STREAMING",
     ),
+    "mysql": Engine(max_name=63, words=reserved.POSTGRES, folds_accents=True),
     "clickhouse": Engine(arrays=True, option="CLICKHOUSE"),
     "mssql": Engine(event_type="json", words=reserved.SQL_SERVER, option="MSSQL"),
     "azure_synapse": Engine(event_type="json", words=reserved.SQL_SERVER, option="AZURE_SYNAPSE"),
@@ -118,10 +121,9 @@ ENGINES: Final[dict[str, Engine]] = {
         max_name=0, words=reserved.SQL_SERVER, ascii_tables=True, lake=True, option="AZURE_DATALAKE"
     ),
 }
-"""By RudderStack's name of a provider."""
+"""By RudderStack's name of a provider. MySQL, which it has not, is named as Postgres is."""
 _BORROWED: Final = {
     "duckdb": "postgres",
-    "mysql": "postgres",
     "iceberg": "s3_datalake",
     "parquet": "s3_datalake",
 }
@@ -331,8 +333,10 @@ class Namer:
             name = _cut(name, self._limit - len(suffix))
         return name + (suffix.upper() if self._engine.upper_case else suffix)
 
-    def beside(self, name: str) -> str:
+    def beside(self, name: str, path: tuple[str, ...]) -> str:
         """Return the name for a key that is called like a column of ours: `_user_id`."""
+        if self._limit and len(name.encode("utf-8", "surrogatepass")) >= self._limit:
+            return self.apart(name, path)
         return f"_{name}"
 
     def _safe(self, name: str, original: str) -> str:
@@ -369,6 +373,7 @@ class Namer:
             # snake_case leaves out what lodash does not know: marks and letters beyond the first planes.
             letters = sum(kind[0] in "LNM" for kind in kinds)
             lost = lost or sum(char != "_" for char in name) < letters
+            lost = lost or (self._engine.folds_accents and not name.isascii())
             if ascii_only and not name.isascii():
                 plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
                 name, lost = "_".join(part for part in plain.split("_") if part), True

@@ -130,10 +130,17 @@ def compile_rows(options: RowOptions) -> ToRows:
         if isinstance(integrations, dict) and len(integrations) > 1:
             asked = _asked(options, engine, names, integrations)
             if asked is not options:
-                return _compiled(asked).rows(message, facts)
-        return usual.rows(message, facts)
+                return _made(_compiled(asked), message, facts)
+        return _made(usual, message, facts)
 
     return rows
+
+
+def _made(compiled: "_Compiled", message: Mapping[str, Json], facts: Facts) -> Sequence[Row]:
+    try:
+        return compiled.rows(message, facts)
+    except RecursionError:
+        raise RowsRefused("nested too deep") from None
 
 
 def _asked(
@@ -276,7 +283,7 @@ class _Plan:
         skipped = column in self._reserved
         if skipped and not self._compiled.as_rudderstack and path != _PASSED_IP:
             skipped = False
-            column = namer.beside(column)
+            column = namer.beside(column, path)
         as_json = path[len(self._prefix) :] in self._json_paths
         made = _Entry(
             column=column,
@@ -386,7 +393,7 @@ class _Compiled:
         columns[names["event"]] = "string"
         if event:
             data[names["event_text"]] = event
-            columns[names["event_text"]] = "string"
+            columns[names["event_text"]] = "string" if self.as_rudderstack else self._typed_text(event)
         record = self._record(message, facts)
         rows: list[Row] = []
         if not self.options.skip_tracks_table:
@@ -542,15 +549,17 @@ class _Compiled:
             for field, column, time in self._common:
                 self._put_field(data, columns, column, message.get(field), time=time)
         else:
-            get = message.get
+            get, short, typed = message.get, self._short, self._typed_text
             for field, column, time in self._common:
                 value = get(field)
                 if value is None or value == "":
                     continue
-                data[column] = value if type(value) is str else _text(value)
-                columns[column] = "datetime" if time else "string"
+                data[column] = value = value if type(value) is str else _text(value)
+                columns[column] = "datetime" if time else "string" if len(value) < short else typed(value)
         context = message.get("context")
         passed = context.get("ip") if isinstance(context, dict) else None
+        if isinstance(passed, dict):  # it is columns of its own
+            passed = None
         request = message.get("request_ip")
         ip_column, request_column, passed_column = self._address_columns
         self._put_field(data, columns, ip_column, request if _blank(passed) else passed, time=False)
@@ -573,8 +582,12 @@ class _Compiled:
                 value = in_utc(value)
             data[column], columns[column] = value, kind
         elif value is not None and value != "":
-            data[column] = value if type(value) is str else _text(value)
-            columns[column] = "datetime" if time else "string"
+            data[column] = text = value if type(value) is str else _text(value)
+            columns[column] = "datetime" if time else self._typed_text(text)
+
+    def _typed_text(self, text: str) -> ColumnType:
+        """Return the type of a text that is one whatever it says."""
+        return "string" if len(text) < self._short or self._typed(text)[0] != "text" else "text"
 
     def _put_full(
         self, data: dict[str, Json], columns: dict[str, ColumnType], message: Mapping[str, Json]
@@ -783,6 +796,7 @@ class _Compiled:
         """Set the columns of an object; return how many values there were."""
         entries = level.entries
         typed = self._typed
+        short = self._short
         count = 0
         for key, value in given.items():
             if value is None:
@@ -791,16 +805,16 @@ class _Compiled:
             if entry is None:
                 entry = level.plan.entry(level, key)
                 entries = level.entries
-            if entry.skipped:
-                continue
             kind = type(value)
+            if entry.skipped and kind is not dict:
+                continue
             if kind is str:
                 if not entry.as_json:
                     if not value:
                         if not self.options.keep_empty_strings:
                             continue
                         columns[entry.column] = "string"
-                    elif len(value) < 10 or value[4] != "-":
+                    elif len(value) < 10 or (value[4] != "-" and len(value) < short):
                         columns[entry.column] = "string"
                     else:
                         columns[entry.column], value = typed(value)
@@ -849,7 +863,9 @@ class _Compiled:
                 _, _, columns[column], data[column] = claims.pop(0)
             late += [(column, path, kind, value) for _, path, kind, value in claims]
         for column, path, kind, value in late:
-            name = column
+            if column in taken and taken[column] == value and type(taken[column]) is type(value):
+                continue
+            name = self.namer.beside(column, path) if column in taken else self.namer.apart(column, path)
             again = 0
             while name in data or name in taken or name in wanted:
                 name = self.namer.apart(column, path if not again else (*path, str(again)))
@@ -865,7 +881,7 @@ class _Compiled:
             if isinstance(value, dict | list) and not value:
                 continue
             entry = level.entries.get(key) or level.plan.entry(level, key)
-            if entry.skipped:
+            if entry.skipped and not isinstance(value, dict):
                 continue
             if isinstance(value, dict) and not entry.as_json and not entry.as_text:
                 if entry.level is None:
