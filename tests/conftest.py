@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.components import chromium, kafka, node_sdks, python_sdks, redis, s3
+from tests.components import chromium, kafka, node_sdks, postgres, python_sdks, redis, s3
 from tests.components.install import ComponentMissing, required
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ _REAL: dict[str, str | None] = {
     "chromium_path": "chromium",
     "s3_server": None,
     "redis_server": None,
+    "postgres_server": None,
     "node_sdks": None,
     "python_sdks": None,
 }
@@ -58,6 +59,14 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Red
     """A running Redis server, shared by the worker's tests: use keys of your own."""
     _need(redis.install)
     with redis.RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A running PostgreSQL server, shared by the worker's tests: use schemas of your own."""
+    _need(postgres.install)
+    with postgres.PostgresServer() as server:
         yield server
 
 

@@ -64,6 +64,7 @@ _OURS: Final = {
     "MP": "mainstem.destinations.mp:SPEC",
     "OPTIMIZELY_FULLSTACK": "mainstem.destinations.optimizely_fullstack:SPEC",
     "PINTEREST_TAG": "mainstem.destinations.pinterest_tag:SPEC",
+    "POSTGRES": "mainstem.warehouse.loaders.postgres:DESTINATION",
     "POSTHOG": "mainstem.destinations.posthog:SPEC",
     "REDDIT": "mainstem.destinations.reddit:SPEC",
     "REDIS": "mainstem.destinations.redis:SPEC",

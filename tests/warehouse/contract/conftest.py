@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from mainstem.warehouse.loader import Loader
+from tests.warehouse.contract.databases import SERVERS
 from tests.warehouse.contract.engines import ENGINES
 
 
@@ -32,7 +33,10 @@ class Bench:
 
 
 @pytest.fixture(params=sorted(ENGINES))
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    if request.param in SERVERS:
+        fixture, variable = SERVERS[request.param]
+        monkeypatch.setenv(variable, str(request.getfixturevalue(fixture).port))
     made = Bench(request.param, tmp_path)
     yield made
     made.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mainstem.warehouse.loader import Loader
 from mainstem.warehouse.loaders.duckdb import DuckdbLoader
+from tests.warehouse.contract import databases
 
 Open = Callable[[Path, str], Loader]
 
@@ -18,4 +19,7 @@ def open_duckdb(folder: Path, namespace: str) -> Loader:
     return DuckdbLoader(folder / "w.duckdb", namespace)
 
 
-ENGINES: dict[str, Open] = {"duckdb": open_duckdb}
+ENGINES: dict[str, Open] = {
+    "duckdb": open_duckdb,
+    "postgres": databases.open_postgres,
+}

@@ -31,7 +31,7 @@ from tests.warehouse.contract.rows import (
 )
 
 DAY = "2026-01-0{}T00:00:00Z"
-KILLS = 8
+KILLS = 20
 
 
 def event(row_id: str, day: int = 1, **more: Any) -> dict[str, Any]:

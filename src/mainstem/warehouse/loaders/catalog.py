@@ -11,6 +11,7 @@ from mainstem.warehouse.loader import LoaderSpec
 
 _OURS: Final = {
     "DUCKDB": "mainstem.warehouse.loaders.duckdb:SPEC",
+    "POSTGRES": "mainstem.warehouse.loaders.postgres:SPEC",
 }
 
 
