@@ -76,6 +76,8 @@ def test_each_conversion_has_its_own_result() -> None:
         ({"results": [{}, {}, {}]}, [Delivered] * 3),
         ({"partialFailureError": failure}, [Delivered, Rejected, Retry]),
         ({"partialFailureError": _failure((None, "authorizationError", "X"))}, [Rejected] * 3),
+        ({"partialFailureError": _failure((None, "internalError", "TRANSIENT_ERROR"))}, [Retry] * 3),
+        ({"partialFailureError": {"code": 3, "message": "words"}}, [Rejected] * 3),
     ):
         results = api.classify_each(Call(url=URL), Request("POST", URL), _response(200, body), units)
         assert results is not None

@@ -233,8 +233,9 @@ def classify_each(
         if place is not None:
             by_place.setdefault(place, _delivery(code, said))
     if not by_place:
-        said = errors[0][2] if errors else text(mapping(status).get("message") or "partial failure")
-        return [Rejected(said, answer="200")] * len(units)
+        said = text(mapping(status).get("message") or "partial failure")
+        whole = _delivery(errors[0][1], errors[0][2]) if errors else Rejected(said, answer="200")
+        return [whole] * len(units)
     return [by_place.get(place, taken) for place in range(len(units))]
 
 
