@@ -366,7 +366,7 @@ _events = st.fixed_dictionaries(
         "context": st.one_of(_objects, _values),
     },
 )
-_FEW = settings(max_examples=120)
+_FEW = settings(max_examples=120, deadline=None)
 _PROVIDERS = sorted([*ENGINES, "duckdb", "iceberg", "parquet", "somebody's"])
 
 

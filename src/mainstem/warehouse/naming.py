@@ -65,8 +65,6 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """There is a `users` table."""
     loaded_at: bool = False
     """`loaded_at` beside `uuid_ts`."""
-    option: str = ""
-    """Its name in an event's `integrations`."""
 
 
 ENGINES: Final[dict[str, Engine]] = {
@@ -77,16 +75,14 @@ ENGINES: Final[dict[str, Engine]] = {
         words=reserved.POSTGRES,
         json_type="json",
         json_paths=True,
-        option="POSTGRES",
     ),
     "rs": Engine(
         words=reserved.REDSHIFT,
         json_type="json",
         json_paths=True,
         text_over=512,
-        option="RS",
     ),
-    "bq": Engine(words=reserved.BIGQUERY, json_paths=True, loaded_at=True, option="BQ"),
+    "bq": Engine(words=reserved.BIGQUERY, json_paths=True, loaded_at=True),
     "snowflake": Engine(
         upper_case=True,
         event_type="json",
@@ -94,7 +90,6 @@ ENGINES: Final[dict[str, Engine]] = {
         words=reserved.SNOWFLAKE,
         json_type="json",
         json_paths=True,
-        option="SNOWFLAKE",
     ),
     "snowpipe_streaming": Engine(
         upper_case=True,
@@ -104,22 +99,15 @@ ENGINES: Final[dict[str, Engine]] = {
         json_type="json",
         json_paths=True,
         users=False,
-        option="SNOWPIPE_STREAMING",
     ),
     "mysql": Engine(max_name=63, words=reserved.POSTGRES, folds_accents=True),
-    "clickhouse": Engine(arrays=True, option="CLICKHOUSE"),
-    "mssql": Engine(event_type="json", words=reserved.SQL_SERVER, option="MSSQL"),
-    "azure_synapse": Engine(event_type="json", words=reserved.SQL_SERVER, option="AZURE_SYNAPSE"),
-    "deltalake": Engine(words=reserved.DATABRICKS, ascii_tables=True, option="DELTALAKE"),
-    "s3_datalake": Engine(
-        max_name=0, words=reserved.HIVE, ascii_tables=True, lake=True, option="S3_DATALAKE"
-    ),
-    "gcs_datalake": Engine(
-        max_name=0, words=reserved.BIGQUERY, ascii_tables=True, lake=True, option="GCS_DATALAKE"
-    ),
-    "azure_datalake": Engine(
-        max_name=0, words=reserved.SQL_SERVER, ascii_tables=True, lake=True, option="AZURE_DATALAKE"
-    ),
+    "clickhouse": Engine(arrays=True),
+    "mssql": Engine(event_type="json", words=reserved.SQL_SERVER),
+    "azure_synapse": Engine(event_type="json", words=reserved.SQL_SERVER),
+    "deltalake": Engine(words=reserved.DATABRICKS, ascii_tables=True),
+    "s3_datalake": Engine(max_name=0, words=reserved.HIVE, ascii_tables=True, lake=True),
+    "gcs_datalake": Engine(max_name=0, words=reserved.BIGQUERY, ascii_tables=True, lake=True),
+    "azure_datalake": Engine(max_name=0, words=reserved.SQL_SERVER, ascii_tables=True, lake=True),
 }
 """By RudderStack's name of a provider. MySQL, which it has not, is named as Postgres is."""
 _BORROWED: Final = {
@@ -377,6 +365,7 @@ class Namer:
             if ascii_only and not name.isascii():
                 plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
                 name, lost = "_".join(part for part in plain.split("_") if part), True
+                name = f"_{name}" if name[:1].isdigit() else name
         if not name.strip("_"):
             return f"unnamed_{digest(original)}"
         return f"{name}_{digest(original)}" if lost else name

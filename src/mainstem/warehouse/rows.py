@@ -31,8 +31,8 @@ Path = tuple[str, ...]
 Cells = tuple[dict[str, Json], dict[str, ColumnType]]
 """Values and types of some columns of a row."""
 
-_MAX_REMEMBERED: Final = 200_000
-"""Paths of keys whose columns are remembered; beyond, what is remembered is dropped."""
+_MAX_REMEMBERED: Final = 20_000
+"""Paths of keys (of one part of one type of event) whose columns are remembered; beyond, they are made anew."""
 _MAX_DEPTH: Final = 100
 """Objects nested deeper are a column of JSON."""
 
@@ -123,7 +123,7 @@ def compile_rows(options: RowOptions) -> ToRows:
     """
     engine = engine_of(options.provider)
     usual = _compiled(options)
-    names = (engine.option, engine.option.lower())
+    names = (options.provider.upper(), options.provider.lower())
 
     def rows(message: Mapping[str, Json], facts: Facts = _NO_FACTS) -> Sequence[Row]:
         integrations = message.get("integrations")
@@ -297,7 +297,7 @@ class _Plan:
         return made
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _compiled(options: RowOptions) -> "_Compiled":
     return _Compiled(options)
 
@@ -752,7 +752,8 @@ class _Compiled:
         if plan is None:
             reserved: set[str] = set()
             if section == "context":
-                reserved.update(_ADDRESSES)
+                if self.as_rudderstack or kind != "extract":
+                    reserved.update(_ADDRESSES)
                 if not self.as_rudderstack:
                     reserved.update(("context_source_id", "context_source_type"))
                     reserved.update(("context_destination_id", "context_destination_type"))
