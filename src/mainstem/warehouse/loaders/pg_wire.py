@@ -34,15 +34,15 @@ T = TypeVar("T")
 _CONNECT_TIMEOUT_S: Final = 20.0
 _CLOSE_TIMEOUT_S: Final = 5.0
 _BATCH_BYTES: Final = 8 * 1024 * 1024
-_MOST_ROWS: Final = 20_000
+_MOST_ROWS: Final = 10_000
 _CSV: Final = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
 _QUESTION: Final = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\?')
 _ESCAPE: Final = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
 )
-_VALUE: Final = re.compile(r": \".*", re.DOTALL)
-# In such a class of errors the server repeats the value: that is payload, and stays out of what is logged.
-_WITH_VALUES: Final = ("22", "23")
+_VALUE: Final = re.compile(r'"[^"]*("|$)')
+_DATA: Final = "22"
+"""In this class of errors the server repeats the value: that is payload, and stays out of what is logged."""
 
 
 class PgError(WarehouseError):
@@ -157,8 +157,8 @@ class PgWire:
 
 def _words(error: asyncpg.PostgresError) -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
-    if (error.sqlstate or "")[:2] in _WITH_VALUES:
-        text = _VALUE.sub("", text)
+    if (error.sqlstate or "").startswith(_DATA):
+        text = _VALUE.sub("…", text)
         column = re.search(r"column (\S+?)(?::|$)", getattr(error, "context", None) or "")
         if column is not None:
             text += f" (column {column[1]})"
@@ -243,7 +243,7 @@ def csv_blocks(path: Path, columns: Columns, more: Mapping[str, Any] | None = No
         more: columns that have one value in all rows, behind them.
     """
     with pq.ParquetFile(str(path)) as file:
-        for batch in file.iter_batches(_batch_rows(file), columns=list(columns)):
+        for batch in _small(file.iter_batches(_batch_rows(file), columns=list(columns))):
             arrays = [
                 _clean(array, columns[name] == "json") if pa.types.is_string(array.type) else array
                 for name, array in zip(batch.schema.names, batch.columns, strict=True)
@@ -263,6 +263,14 @@ def _batch_rows(file: pq.ParquetFile) -> int:
     size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
     average = max(1, size // max(1, metadata.num_rows))
     return max(1, min(_MOST_ROWS, _BATCH_BYTES // average))
+
+
+def _small(batches: Iterable[Any]) -> Iterator[Any]:
+    # What the file says of sizes is before dictionaries are undone: what comes out is measured again.
+    for batch in batches:
+        step = max(1, batch.num_rows * _BATCH_BYTES // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, step):
+            yield batch.slice(start, step)
 
 
 def _clean(array: Any, is_json: bool) -> Any:
