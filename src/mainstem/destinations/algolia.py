@@ -211,7 +211,7 @@ SPEC = DestinationSpec(
     mapper=make_mapper,
     batcher=make_batcher,
     # Algolia does not say which event of a refused request was wrong.
-    default_max_batch=1,
+    default_max_batch=1000,
     tables=(MappingTable(title="Event", rows=_FIELDS.rows),),
     schemas=(
         Schema(

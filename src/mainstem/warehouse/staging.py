@@ -48,10 +48,10 @@ class TableRows:
         self.rows = 0
         self._spool = spool
         self._number = number
-        self._lists: dict[str, list[Json]] = {}
         self._kinds: dict[str, ColumnType] = {}
         self._seen: dict[str, set[ColumnType]] = {}
-        self._waiting = 0
+        self._shapes: set[tuple[str, ...]] = set()
+        self._waiting: list[Mapping[str, Json]] = []
         self._cells = 0
         self._chunks: list[tuple[Path, Columns]] = []
 
@@ -90,49 +90,48 @@ class TableRows:
         return dict(self._kinds)
 
     def add(self, data: Mapping[str, Json], columns: Columns) -> None:
-        """Take a row; columns without a value in it are the table's all the same."""
-        lists, kinds, at = self._lists, self._kinds, self._waiting
+        """Take a row; columns without a value in it are the table's all the same. Both are kept: don't change them."""
+        self._waiting.append(data)
+        shape = (*columns, *columns.values())
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            self._learn(columns)
+        self._cells += len(data)
+        if len(self._waiting) >= _CHUNK_ROWS or self._cells >= _CHUNK_CELLS:
+            self.flush()
+
+    def _learn(self, columns: Columns) -> None:
+        kinds = self._kinds
         for name, kind in columns.items():
             known = kinds.get(name)
             if known is None:
                 kinds[name] = kind
-                lists[name] = []
                 self._seen[name] = {kind}
             elif known != kind:
                 kinds[name] = merged_type(known, kind)
                 self._seen[name].add(kind)
-        for name, value in data.items():
-            if value is None:
-                continue
-            values = lists[name]
-            if len(values) < at:
-                values.extend([None] * (at - len(values)))
-            values.append(value)
-        self._waiting += 1
-        self._cells += len(data)
-        if self._waiting >= _CHUNK_ROWS or self._cells >= _CHUNK_CELLS:
-            self.flush()
+            else:
+                self._seen[name].add(kind)
 
     def flush(self) -> None:
         """Move what waits into the spool."""
-        if not self._waiting:
+        rows = self._waiting
+        if not rows:
             return
         arrays: list[Any] = []
         names: list[str] = []
-        for name, values in self._lists.items():
-            if name.lower() in UNSTAGED:
-                continue
-            values.extend([None] * (self._waiting - len(values)))
-            arrays.append(_array(values, self._kinds[name]))
-            names.append(name)
+        for name, kind in self._kinds.items():
+            if name.lower() not in UNSTAGED:
+                arrays.append(_array([row.get(name) for row in rows], kind))
+                names.append(name)
         batch = pa.record_batch(arrays, names=names)
         path = self._spool / f"{self._number:04d}-{len(self._chunks):06d}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
         self._chunks.append((path, dict(self._kinds)))
-        self.rows += self._waiting
-        self._waiting = self._cells = 0
-        self._lists = {name: [] for name in self._lists}
+        self.rows += len(rows)
+        self._waiting = []
+        self._cells = 0
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield what was gathered and flushed, in order."""
@@ -145,17 +144,31 @@ def _array(values: list[Json], kind: ColumnType) -> Any:
     """Return values in the Arrow type of their kind where all are of it, else packed one by one."""
     try:
         if kind == "datetime":
-            convert = CONVERT["datetime"]
-            return pa.array([None if value is None else convert(value) for value in values], ARROW[kind])
-        if kind in ("string", "text") and not all(value is None or type(value) is str for value in values):
-            if any(isinstance(value, str | list | dict | None) is False for value in values):
-                return _packed(values)  # numbers among words: they may still become numbers
-            values = [None if value is None else text_of(value) for value in values]
+            return _moments(values)
+        if kind in ("string", "text"):
+            types = set(map(type, values)) - _TEXTS
+            if types:
+                if not types <= _STRUCTURES:
+                    return _packed(values)  # numbers among words: they may still become numbers
+                values = [None if value is None else text_of(value) for value in values]
         elif kind == "json":
             values = [None if value is None else CONVERT["json"](value) for value in values]
         return pa.array(values, ARROW[kind])
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, Unfit):
         return _packed(values)
+
+
+_TEXTS: Final = frozenset({str, type(None)})
+_STRUCTURES: Final = frozenset({list, dict})
+
+
+def _moments(values: list[Json]) -> Any:
+    try:
+        # Arrow reads what nearly all times look like, ISO 8601 with a zone, in one go.
+        return pa.array(values, pa.string()).cast(ARROW["datetime"])
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        convert = CONVERT["datetime"]
+        return pa.array([None if value is None else convert(value) for value in values], ARROW["datetime"])
 
 
 def _packed(values: list[Json]) -> Any:

@@ -77,6 +77,7 @@ class DuckdbLoader(SqlLoader):
         self._path = path
         self._copy_path = copy_path
         self._changed = False
+        self._views: set[str] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = _connect(path)
 
@@ -92,10 +93,17 @@ class DuckdbLoader(SqlLoader):
             f"CAST({self.quoted(column)} AS {self.type_of(kind)}) AS {self.quoted(column)}"
             for column, kind in table.columns.items()
         )
+        # A view: the file is read where its rows go, and not copied on the way.
         self._run(
-            f"CREATE TEMPORARY TABLE {name} AS SELECT {columns} FROM read_parquet(?)", (str(table.path),)
+            f"CREATE OR REPLACE TEMPORARY VIEW {name} AS SELECT {columns} FROM read_parquet('{_literal(table.path)}')"
         )
+        self._views.add(name)
         self._changed = True
+
+    def _drop_stage(self, stage: str) -> None:
+        kind = "VIEW" if stage in self._views else "TABLE"
+        self._views.discard(stage)
+        self._run(f"DROP {kind} IF EXISTS {stage}")
 
     def fetch_schema(self) -> Schema:
         found: dict[str, dict[str, ColumnType]] = {}
