@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -189,6 +190,18 @@ def test_settings_become_options() -> None:
     assert options.json_paths == ("a.b", "c")
     assert options.skip_tracks_table
     assert options.compatibility == "rudderstack"
+
+
+def test_every_column_of_ours_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "warehouse-tables.md").read_text("utf-8")
+    facts = Facts(source_id="s", source_type="t", destination_id="d", destination_type="t")
+    for kind in ("track", "identify", "page", "screen", "group", "alias", "merge", "extract"):
+        event = _event(kind, event="Seen", name="n", groupId="g", previousId="p", mergeProperties=[1])
+        event |= {"sentAt": "2026-01-01", "timestamp": "2026-01-01", "originalTimestamp": "2026-01-01"}
+        event["context"] = {"ip": "192.0.2.1"}
+        for row in compile_rows(RowOptions(provider="duckdb", store_full_event=True))(event, facts):
+            assert f"`{row.table}`" in page or row.table == "seen"
+            assert [name for name in row.columns if f"`{name}`" not in page] == []
 
 
 # ------------------------------------------------------------ refused

@@ -102,6 +102,7 @@ def options_of(settings: WarehouseSettings, provider: str) -> RowOptions:
         underscore_divide_numbers=settings.underscore_divide_numbers,
         allow_users_context_traits=settings.allow_users_context_traits,
         store_full_event=settings.store_full_event,
+        keep_empty_strings=settings.keep_empty_strings,
         json_paths=paths_of(settings.json_paths),
     )
 

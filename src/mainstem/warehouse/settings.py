@@ -45,6 +45,8 @@ class WarehouseSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     """`identifies` and `users` get context.traits as columns without their `context_traits_` too."""
     store_full_event: bool = False
     """A column `rudder_event` with the whole event as JSON."""
+    keep_empty_strings: bool = False
+    """Keep an empty text as one. By default it is no value, as in RudderStack."""
     json_paths: str = ""
     """Paths whose values are kept as one JSON column, separated by commas: `track.properties.cart,
     identify.traits.address`."""
