@@ -9,6 +9,7 @@ import pytest
 from mainstem.warehouse.loader import Loader
 from tests.warehouse.contract.databases import SERVERS
 from tests.warehouse.contract.engines import ENGINES
+from tests.warehouse.contract.lakes import ENDPOINT
 
 
 class Bench:
@@ -34,6 +35,8 @@ class Bench:
 
 @pytest.fixture(params=sorted(ENGINES))
 def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    if request.param.endswith("_s3"):
+        monkeypatch.setenv(ENDPOINT, request.getfixturevalue("s3_server").endpoint)
     if request.param in SERVERS:
         fixture, variable = SERVERS[request.param]
         monkeypatch.setenv(variable, str(request.getfixturevalue(fixture).port))

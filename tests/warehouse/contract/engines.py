@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mainstem.warehouse.loader import Loader
 from mainstem.warehouse.loaders.duckdb import DuckdbLoader
-from tests.warehouse.contract import databases
+from tests.warehouse.contract import databases, lakes
 
 Open = Callable[[Path, str], Loader]
 
@@ -21,5 +21,9 @@ def open_duckdb(folder: Path, namespace: str) -> Loader:
 
 ENGINES: dict[str, Open] = {
     "duckdb": open_duckdb,
+    "iceberg": lakes.open_iceberg,
+    "iceberg_s3": lakes.open_iceberg_s3,
+    "parquet": lakes.open_parquet,
+    "parquet_s3": lakes.open_parquet_s3,
     "postgres": databases.open_postgres,
 }

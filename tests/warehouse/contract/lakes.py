@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Loader
-from mainstem.warehouse.loaders import iceberg
+from mainstem.warehouse.loaders import iceberg, parquet
 from tests.components.s3 import S3Server
 
 ENDPOINT = "TEST_S3_ENDPOINT"
@@ -42,3 +42,13 @@ def open_iceberg(folder: Path, namespace: str) -> Loader:
 def open_iceberg_s3(folder: Path, namespace: str) -> Loader:
     """A SQLite catalog in the folder, tables in a bucket."""
     return iceberg.open_loader(iceberg.Config(**bucket_of(folder)), namespace, folder)  # type: ignore[arg-type]
+
+
+def open_parquet(folder: Path, namespace: str) -> Loader:
+    """Files in the folder."""
+    return parquet.open_loader(parquet.Config(), namespace, folder)
+
+
+def open_parquet_s3(folder: Path, namespace: str) -> Loader:
+    """Files in a bucket."""
+    return parquet.open_loader(parquet.Config(**bucket_of(folder)), namespace, folder)  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from mainstem.warehouse.loader import LoaderSpec
 
 _OURS: Final = {
     "DUCKDB": "mainstem.warehouse.loaders.duckdb:SPEC",
+    "ICEBERG": "mainstem.warehouse.loaders.iceberg:SPEC",
+    "PARQUET": "mainstem.warehouse.loaders.parquet:SPEC",
     "POSTGRES": "mainstem.warehouse.loaders.postgres:SPEC",
 }
 

@@ -115,7 +115,7 @@ SPEC: Final = LoaderSpec(
     doc_url="https://iceberg.apache.org/spec/",
     capabilities=CAPABILITIES,
     open=open_loader,
-    provider="s3_datalake",
+    provider="iceberg",
     run_against="pyiceberg: a SQLite catalog, folders, an S3 server of the tests, a REST catalog of the tests",
 )
 DESTINATION: Final = destination_of(SPEC)
