@@ -110,20 +110,23 @@ def as_javascript(value: Json) -> Json:
 def as_rudderstack(engine: Engine) -> Typed:
     """Return how RudderStack types a value for an engine."""
 
+    text_over = engine.text_over
+
     def typed(value: Json) -> tuple[str, Json]:
-        if not isinstance(value, str):
-            value = as_javascript(value)
+        if isinstance(value, str):
+            if is_moment(value):
+                return "datetime", value
+            return ("text" if text_over and _long(value, text_over) else "string"), value
         if isinstance(value, bool):
             return "boolean", value
+        if type(value) is int and -_SAFE <= value <= _SAFE:
+            return "int", value
+        value = as_javascript(value)
         if isinstance(value, int):
             return "int", value
         if isinstance(value, float):
             return ("int" if value.is_integer() else "float"), value
-        if isinstance(value, str):
-            if is_moment(value):
-                return "datetime", value
-            return ("text" if _long(value, engine.text_over) else "string"), value
-        if isinstance(value, list) and engine.text_over and _long(json_text(value), engine.text_over):
+        if text_over and isinstance(value, list) and _long(json_text(value), text_over):
             return "text", value
         return "string", value
 
