@@ -167,7 +167,7 @@ _WORDS: Final = re.compile(
 _WORDS_WITH_NUMBERS: Final = re.compile(
     "|".join(
         (
-            f"(?:[0-9]+|[{_UPPER}])?{_MISC_LOWER}+[0-9]*{_CONTRACTED}",
+            f"[0-9]*[{_UPPER}]?{_MISC_LOWER}+[0-9]*{_CONTRACTED}",
             f"[0-9]*{_MISC_UPPER}+[0-9]*{_CONTRACTED_UPPER}(?=[{_BREAK}]|[{_UPPER}]{_MISC_LOWER}|$)",
             f"[0-9]*[{_UPPER}]+[0-9]*{_CONTRACTED_UPPER}",
             "[0-9]+",
