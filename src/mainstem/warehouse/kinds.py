@@ -17,7 +17,7 @@ from mainstem.warehouse.naming import Engine
 from mainstem.warehouse.schema import ColumnType
 
 Json = Any
-Typed = Callable[[Json], tuple[str, Json]]
+Typed = Callable[[Json], tuple[ColumnType, Json]]
 """A value that is neither null, "", an object nor an empty list, to its type and what the column gets."""
 
 _INT_MIN: Final = -(2**63)
@@ -112,7 +112,7 @@ def as_rudderstack(engine: Engine) -> Typed:
 
     text_over = engine.text_over
 
-    def typed(value: Json) -> tuple[str, Json]:
+    def typed(value: Json) -> tuple[ColumnType, Json]:
         if isinstance(value, str):
             if is_moment(value):
                 return "datetime", value
@@ -159,7 +159,7 @@ def _long(text: str, limit: int) -> bool:
     return len(text.encode("utf-16-le", "surrogatepass")) > 2 * limit
 
 
-def kept(engine: Engine) -> Callable[[Json], tuple[ColumnType, Json]]:
+def kept(engine: Engine) -> Typed:
     """Return how a value is typed without losing any of it."""
     text_over = engine.text_over
     long_from = text_over // 2

@@ -66,6 +66,11 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     loaded_at: bool = False
     """`loaded_at` beside `uuid_ts`."""
 
+    @property
+    def short(self) -> int:
+        """Texts of fewer characters are no `text`."""
+        return self.text_over // 2 or 1 << 62
+
 
 ENGINES: Final[dict[str, Engine]] = {
     "postgres": Engine(

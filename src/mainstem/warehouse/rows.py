@@ -21,20 +21,16 @@ import msgspec
 
 from mainstem.errors import MainstemError
 from mainstem.warehouse import kinds
+from mainstem.warehouse.flattening import Cells, Flattener, Path, Plan, Unnamed
 from mainstem.warehouse.kinds import json_text
 from mainstem.warehouse.naming import Engine, Namer, engine_of
 from mainstem.warehouse.schema import ColumnType
 from mainstem.warehouse.settings import WarehouseSettings
 
 Json = Any
-Path = tuple[str, ...]
-Cells = tuple[dict[str, Json], dict[str, ColumnType]]
-"""Values and types of some columns of a row."""
 
-_MAX_REMEMBERED: Final = 20_000
-"""Paths of keys (of one part of one type of event) whose columns are remembered; beyond, they are made anew."""
-_MAX_DEPTH: Final = 100
-"""Objects nested deeper are a column of JSON."""
+_MAX_EVENTS: Final = 20_000
+"""Names of events whose tables are remembered."""
 
 
 class Row(msgspec.Struct):
@@ -142,6 +138,8 @@ def _made(compiled: "_Compiled", message: Mapping[str, Json], facts: Facts) -> S
         return compiled.rows(message, facts)
     except RecursionError:
         raise RowsRefused("nested too deep") from None
+    except Unnamed as error:
+        raise RowsRefused(str(error)) from None
 
 
 def _asked(
@@ -195,8 +193,6 @@ _COMMON: Final[tuple[tuple[str, str, bool], ...]] = (
 )
 """Field of the event, column, whether it is a time."""
 _ADDRESSES: Final = ("context_ip", "context_request_ip", "context_passed_ip")
-_PASSED_IP: Final = ("context", "ip")
-"""Is `context_ip` and `context_passed_ip` by itself."""
 _RESERVED: Final = (*(column for _, column, _ in _COMMON), *_ADDRESSES)
 _FILLED_BY_ENGINE: Final = ("uuid_ts", "loaded_at")
 _USERS_TIMES: Final = ("sent_at", "timestamp", "original_timestamp")
@@ -221,81 +217,7 @@ _SECTION_OF: Final = {
 }
 """What of a type's events are columns without a prefix."""
 _OWN: Final = {"track": ("event", "event_text"), "group": ("group_id",), "alias": ("previous_id",)}
-_VIOLATIONS: Final = "violationErrors"
-"""What tracking plans found wrong with an event."""
 _RECORD_SOURCES: Final = ("cloud", "singer-protocol")
-
-
-class _Entry(msgspec.Struct):
-    """What becomes of a key at its place."""
-
-    column: str
-    path: Path
-    skipped: bool
-    as_json: bool
-    as_text: bool
-    """An object here is a text of JSON (level three and deeper of cloud sources)."""
-    plain: bool
-    """Nothing is special here: a text is the column's."""
-    level: "_Level | None" = None
-
-
-class _Level:
-    """The keys of an object at its place in an event."""
-
-    __slots__ = ("entries", "path", "plan")
-
-    def __init__(self, plan: "_Plan", path: Path) -> None:
-        self.plan = plan
-        self.path = path
-        self.entries: dict[str, _Entry] = {}
-
-
-class _Plan:
-    """How one part of an event becomes columns."""
-
-    def __init__(
-        self,
-        compiled: "_Compiled",
-        prefix: Path,
-        reserved: frozenset[str],
-        json_paths: frozenset[Path],
-        *,
-        cloud: bool = False,
-    ) -> None:
-        self._compiled = compiled
-        self._prefix = prefix
-        self._reserved = reserved
-        self._json_paths = json_paths
-        self._cloud = cloud
-        self._remembered = 0
-        self.root = _Level(self, prefix)
-
-    def entry(self, level: _Level, key: str) -> _Entry:
-        """Make the entry of a key that is new here."""
-        if self._remembered > _MAX_REMEMBERED:
-            self._remembered = 0
-            self.root.entries = {}
-            level.entries = {}
-        self._remembered += 1
-        path = (*level.path, key)
-        namer = self._compiled.namer
-        column = namer.column(path)
-        skipped = column in self._reserved
-        if skipped and not self._compiled.as_rudderstack and path != _PASSED_IP:
-            skipped = False
-            column = namer.beside(column, path)
-        as_json = path[len(self._prefix) :] in self._json_paths
-        made = _Entry(
-            column=column,
-            path=path,
-            skipped=skipped,
-            as_json=as_json,
-            plain=bool(column) and not skipped and not as_json and key != _VIOLATIONS,
-            as_text=(self._cloud and len(path) - len(self._prefix) > 3) or len(path) > _MAX_DEPTH,
-        )
-        level.entries[key] = made
-        return made
 
 
 @lru_cache(maxsize=64)
@@ -319,14 +241,16 @@ class _Compiled:
             escape_words=not options.skip_reserved_words_escaping,
             max_name=options.max_name,
         )
-        self._json_type = cast("ColumnType", engine.json_type)
-        if self.as_rudderstack:
-            self._typed = cast("Callable[[Json], tuple[ColumnType, Json]]", kinds.as_rudderstack(engine))
-        else:
-            self._typed = kinds.kept(engine)
-        self.flatten = self._flatten_as_rudderstack if self.as_rudderstack else self._flatten_kept
-        self._short = engine.text_over // 2 or 1 << 62
-        """Texts of fewer characters are no `text`."""
+        self._typed = kinds.as_rudderstack(engine) if self.as_rudderstack else kinds.kept(engine)
+        self._short = engine.short
+        flattener = Flattener(
+            engine,
+            self.namer,
+            as_rudderstack=self.as_rudderstack,
+            keep_empty_strings=options.keep_empty_strings,
+        )
+        self.flatten = flattener.flatten
+        self._flatten_apart = flattener.flatten_apart
         fixed = self.namer.fixed
         self._common = tuple((field, fixed(column), time) for field, column, time in _COMMON)
         self._address_columns = tuple(fixed(column) for column in _ADDRESSES)
@@ -342,7 +266,7 @@ class _Compiled:
         }
         filled = ("uuid_ts", "loaded_at") if engine.loaded_at else ("uuid_ts",)
         self._filled: dict[str, ColumnType] = {fixed(column): "datetime" for column in filled}
-        self._plans: dict[tuple[str, str, bool], _Plan] = {}
+        self._plans: dict[tuple[str, str, bool], Plan] = {}
         self._tables: dict[str, tuple[str, str]] = {}
         self._json_paths = (
             _json_paths(options.json_paths) if engine.json_paths or not self.as_rudderstack else {}
@@ -725,7 +649,7 @@ class _Compiled:
             traits = context.get("traits") if isinstance(context, dict) else None
             if isinstance(traits, dict) and traits and _joined(traits) is None:
                 found.append(("context.traits", traits))
-        given = message.get(main)
+        given = message.get(main) if main else None
         if isinstance(given, dict):
             if given and not (self.as_rudderstack and _joined(given) is not None):
                 found.append((main, given))
@@ -748,7 +672,7 @@ class _Compiled:
 
     # ------------------------------------------------------------ columns
 
-    def plan(self, kind: str, section: str, *, cloud: bool = False) -> _Plan:
+    def plan(self, kind: str, section: str, *, cloud: bool = False) -> Plan:
         plan = self._plans.get((kind, section, cloud))
         if plan is None:
             reserved: set[str] = set()
@@ -767,186 +691,25 @@ class _Compiled:
                 if kind == "merge":
                     reserved.add("merge_properties")
             paths = self._json_paths.get((kind, section), frozenset())
-            plan = _Plan(
-                self,
+            plan = Plan(
+                self.namer,
                 ("context",) if section == "context" else (),
                 frozenset(
                     self.namer.cased(name) if self.as_rudderstack else self.namer.fixed(name)
                     for name in reserved
                 ),
                 paths,
+                as_rudderstack=self.as_rudderstack,
                 cloud=cloud,
             )
             self._plans[kind, section, cloud] = plan
         return plan
 
-    def _flatten_kept(self, given: Mapping[str, Json], plan: _Plan) -> Cells:
-        data: dict[str, Json] = {}
-        columns: dict[str, ColumnType] = {}
-        count = self._fill(given, plan.root, data, columns)
-        if count > len(data):
-            return self._flatten_apart(given, plan, taken={})
-        return data, columns
-
-    def _fill(
-        self,
-        given: Mapping[str, Json],
-        level: _Level,
-        data: dict[str, Json],
-        columns: dict[str, ColumnType],
-    ) -> int:
-        """Set the columns of an object; return how many values there were."""
-        entries = level.entries
-        typed = self._typed
-        short = self._short
-        count = 0
-        for key, value in given.items():
-            if value is None:
-                continue
-            entry = entries.get(key)
-            if entry is None:
-                entry = level.plan.entry(level, key)
-                entries = level.entries
-            kind = type(value)
-            if entry.skipped and kind is not dict:
-                continue
-            if kind is str:
-                if not entry.as_json:
-                    if not value:
-                        if not self.options.keep_empty_strings:
-                            continue
-                        columns[entry.column] = "string"
-                    elif len(value) < 10 or (value[4] != "-" and len(value) < short):
-                        columns[entry.column] = "string"
-                    else:
-                        columns[entry.column], value = typed(value)
-                    data[entry.column] = value
-                    count += 1
-                    continue
-            elif kind is dict:
-                if not value:
-                    continue
-                if not entry.as_json and not entry.as_text:
-                    if entry.level is None:
-                        entry.level = _Level(level.plan, entry.path)
-                    count += self._fill(value, entry.level, data, columns)
-                    continue
-            elif kind is list and not value:
-                continue
-            if entry.as_json:
-                columns[entry.column], data[entry.column] = self._json_type, json_text(value)
-            else:
-                columns[entry.column], data[entry.column] = typed(value)
-            count += 1
-        return count
-
-    def _flatten_apart(self, given: Mapping[str, Json], plan: _Plan, *, taken: Mapping[str, Json]) -> Cells:
-        """As `_flatten_kept`, for keys that would be the same column: one of them has it, the others a suffix.
-
-        Which one does not depend on their order: the key that is spelled like the column, else the first by name.
-        """
-        wanted: dict[str, list[tuple[bool, Path, ColumnType, Json]]] = {}
-        for entry, value in self._leaves(given, plan.root):
-            kind: ColumnType
-            if entry.as_json:
-                kind, value = self._json_type, json_text(value)
-            elif value == "" and type(value) is str:
-                kind = "string"
-            else:
-                kind, value = self._typed(value)
-            spelled = len(entry.path) == 1 and entry.path[0].lower() == entry.column.lower()
-            wanted.setdefault(entry.column, []).append((not spelled, entry.path, kind, value))
-        data: dict[str, Json] = {}
-        columns: dict[str, ColumnType] = {}
-        late: list[tuple[str, Path, ColumnType, Json]] = []
-        for column, claims in wanted.items():
-            claims.sort(key=lambda claim: claim[:2])
-            if column not in taken:
-                _, _, columns[column], data[column] = claims.pop(0)
-            late += [(column, path, kind, value) for _, path, kind, value in claims]
-        for column, path, kind, value in late:
-            if column in taken and taken[column] == value and type(taken[column]) is type(value):
-                continue
-            name = self.namer.beside(column, path) if column in taken else self.namer.apart(column, path)
-            again = 0
-            while name in data or name in taken or name in wanted:
-                name = self.namer.apart(column, path if not again else (*path, str(again)))
-                again += 1
-            columns[name], data[name] = kind, value
-        return data, columns
-
-    def _leaves(self, given: Mapping[str, Json], level: _Level) -> list[tuple[_Entry, Json]]:
-        found: list[tuple[_Entry, Json]] = []
-        for key, value in given.items():
-            if value is None or (value == "" and not self.options.keep_empty_strings):
-                continue
-            if isinstance(value, dict | list) and not value:
-                continue
-            entry = level.entries.get(key) or level.plan.entry(level, key)
-            if entry.skipped and not isinstance(value, dict):
-                continue
-            if isinstance(value, dict) and not entry.as_json and not entry.as_text:
-                if entry.level is None:
-                    entry.level = _Level(level.plan, entry.path)
-                found += self._leaves(value, entry.level)
-            else:
-                found.append((entry, value))
-        return found
-
-    def _flatten_as_rudderstack(self, given: Mapping[str, Json], plan: _Plan) -> Cells:
-        data: dict[str, Json] = {}
-        columns: dict[str, ColumnType] = {}
-        self._fill_as_rudderstack(given, plan.root, data, columns)
-        return data, columns
-
-    def _fill_as_rudderstack(
-        self,
-        given: Mapping[str, Json],
-        level: _Level,
-        data: dict[str, Json],
-        columns: dict[str, ColumnType],
-    ) -> None:
-        entries = level.entries
-        short = self._short
-        for key, value in given.items():
-            if value is None or value == "" or (type(value) is list and is_blank(value)):
-                continue
-            entry = entries.get(key)
-            if entry is None:
-                entry = level.plan.entry(level, key)
-                entries = level.entries
-            if (
-                type(value) is str
-                and len(value) < short
-                and (len(value) < 10 or value[4] != "-")
-                and entry.plain
-            ):
-                data[entry.column], columns[entry.column] = value, "string"
-                continue
-            if isinstance(value, dict) and not entry.as_json and not entry.as_text:
-                if entry.level is None:
-                    entry.level = _Level(level.plan, entry.path)
-                self._fill_as_rudderstack(value, entry.level, data, columns)
-                continue
-            if entry.skipped:
-                continue
-            if not entry.column:
-                raise RowsRefused("nothing that could name a column is left of a key")
-            kind: ColumnType
-            if entry.as_json:
-                kind, value = self._json_type, json_text(kinds.as_javascript(value))
-            elif isinstance(value, dict):
-                kind, value = "string", json_text(kinds.as_javascript(value))
-            else:
-                kind, value = self._typed(value)
-                kind = violations_type(self.engine, key) or kind
-            data[entry.column], columns[entry.column] = value, kind
-
     def _table(self, event: str) -> tuple[str, str]:
         """Return the table of an event's name, and the name as it stands in `event`."""
         found = self._tables.get(event)
         if found is None:
-            if len(self._tables) >= _MAX_REMEMBERED:
+            if len(self._tables) >= _MAX_EVENTS:
                 self._tables.clear()
             found = self._tables[event] = (self.namer.table(event), self.namer.event(event))
         return found
@@ -957,13 +720,6 @@ def columns_of(given: Mapping[str, Json], options: RowOptions, kind: str, facts:
     compiled = _compiled(options)
     plan = compiled.plan(kind, _SECTION_OF[kind], cloud=facts.source_category == "cloud")
     return compiled.flatten(given, plan)
-
-
-def violations_type(engine: Engine, key: Json) -> ColumnType | None:
-    """Return the type of the column with what tracking plans found wrong; None for other keys and where it has none."""
-    if key == _VIOLATIONS and engine.violations_type:
-        return cast("ColumnType", engine.violations_type)
-    return None
 
 
 def _json_paths(paths: Sequence[str]) -> dict[tuple[str, str], frozenset[Path]]:
@@ -999,13 +755,6 @@ def _text(value: Json) -> str:
 
 def _blank(value: Json) -> bool:
     return value is None or (isinstance(value, str | dict | list) and not value)
-
-
-def is_blank(value: Json) -> bool:
-    """Tell whether JavaScript writes a value as an empty text."""
-    if isinstance(value, list):
-        return not value or (len(value) == 1 and is_blank(value[0]))
-    return value is None or value == ""
 
 
 def _joined(traits: Json) -> str | None:

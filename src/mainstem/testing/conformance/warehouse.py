@@ -12,16 +12,14 @@ from typing import Any, Final
 from mainstem.clock import iso_from_ms
 from mainstem.testing.conformance.shapes import now_of
 from mainstem.warehouse import kinds, naming
+from mainstem.warehouse.flattening import Cells, is_blank, violations_type
 from mainstem.warehouse.rows import (
-    Cells,
     Facts,
     RowOptions,
     RowsRefused,
     columns_of,
     compile_rows,
-    is_blank,
     paths_of,
-    violations_type,
 )
 
 FEATURES: Final = frozenset(("warehouse", "warehouse_unit"))
