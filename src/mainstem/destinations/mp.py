@@ -257,7 +257,9 @@ def make_mapper(config: Config) -> Mapper:
         if present(user_id):
             return user_id
         anonymous_id = message.get("anonymousId")
-        return f"$device:{text(anonymous_id)}" if simplified and present(anonymous_id) else anonymous_id
+        if not present(anonymous_id):
+            refuse("`userId` and `anonymousId` are missing; Mixpanel needs one of them as `distinct_id`")
+        return f"$device:{text(anonymous_id)}" if simplified else anonymous_id
 
     def properties_of(event: Event, now_ms: int, *, traits: bool) -> Object:
         message = event.message

@@ -437,6 +437,8 @@ def _send_v3(
     person = PERSON.build(message)
     if _platform(message) in _APPLE:
         _set(person, "idfv", _scalar(first(message, "context.device.id")))
+    if not person:
+        refuse("nothing tells whose event it is; Snapchat needs an e-mail, a phone, an address or another id")
     event: dict[str, Json] = {
         "event_name": snap_event,
         "event_time": str(at_ms // 1000),
