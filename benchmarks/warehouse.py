@@ -1,6 +1,6 @@
 """Loading a warehouse: events of the log into tables, against the engine's own reading of the same JSON, and dlt.
 
-Run: python -m benchmarks warehouse [EVENTS]. All in one run, on DuckDB, with realistic tracks of about 1 KiB. Ours reads
+Run: python -m benchmarks warehouse. All in one run, on DuckDB, with realistic tracks of about 1 KiB. Ours reads
 the stream on disk, makes rows of two tables (`tracks` and the event's own), stages and loads them, exactly once. The
 engine's own is `read_json` of the same events as JSON lines into one table of raw columns. dlt (where it is installed:
 `uv pip install dlt`) reads the same lines and normalises them by its own rules.

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from mainstem.warehouse.loader import Done, Loader, TableFailed, WarehouseError
 from mainstem.warehouse.loaders.sql import SqlLoader
-from mainstem.warehouse.schema import LOADS, AddColumns, CreateTable
+from mainstem.warehouse.schema import LOADS, AddColumns, ColumnType, CreateTable
 from tests.warehouse.contract.conftest import Bench
 from tests.warehouse.contract.killed import ROWS, rows_of
 from tests.warehouse.contract.rows import (
@@ -70,7 +69,7 @@ def test_columns_are_added_and_widened(loader: Loader, tmp_path: Path) -> None:
 
 
 def test_names_are_quoted(loader: Loader, tmp_path: Path) -> None:
-    odd = {
+    odd: dict[str, ColumnType] = {
         "id": "string",
         "received_at": "datetime",
         "order": "string",
@@ -134,10 +133,14 @@ def test_the_engine_notes_when_rows_came(loader: Loader, tmp_path: Path) -> None
 
 
 def test_many_columns(loader: Loader, tmp_path: Path) -> None:
-    wide = {"id": "string", "received_at": "datetime", **{f"column_{n}": "int" for n in range(300)}}
-    create(loader, "wide", wide)  # type: ignore[arg-type]
+    wide: dict[str, ColumnType] = {
+        "id": "string",
+        "received_at": "datetime",
+        **{f"column_{n}": "int" for n in range(300)},
+    }
+    create(loader, "wide", wide)
     row = {"id": "1", "received_at": DAY.format(1), **{f"column_{n}": n for n in range(300)}}
-    loader.load(load_of(1), staged(loader, tmp_path, "wide", wide, [row]))  # type: ignore[arg-type]
+    loader.load(load_of(1), staged(loader, tmp_path, "wide", wide, [row]))
     assert values(loader, "wide", "1", "column_0", "column_299") == [0, 299]
 
 
@@ -170,14 +173,20 @@ def test_rows_are_replaced_by_id(bench: Bench, loader: Loader, tmp_path: Path) -
 def test_users_keep_the_latest_of_each_column(bench: Bench, loader: Loader, tmp_path: Path) -> None:
     if not loader.capabilities.merges:
         pytest.skip("this engine does not replace rows (capabilities.merges)")
-    columns = {"id": "string", "received_at": "datetime", "city": "string", "plan": "string", "age": "int"}
-    create(loader, "users", columns)  # type: ignore[arg-type]
+    columns: dict[str, ColumnType] = {
+        "id": "string",
+        "received_at": "datetime",
+        "city": "string",
+        "plan": "string",
+        "age": "int",
+    }
+    create(loader, "users", columns)
 
     def come(number: int, *rows: dict[str, Any], only: tuple[str, ...] = ()) -> None:
         kinds = {name: kind for name, kind in columns.items() if not only or name in only}
         loader.load(
             load_of(number),
-            staged(loader, tmp_path, "users", kinds, rows, mode="latest by id"),  # type: ignore[arg-type]
+            staged(loader, tmp_path, "users", kinds, rows, mode="latest by id"),
         )
 
     come(1, event("ann", 2, city="Berlin", plan="pro", age=30), event("bob", 2, city="Rome"))
@@ -192,10 +201,15 @@ def test_users_keep_the_latest_of_each_column(bench: Bench, loader: Loader, tmp_
 def test_late_users_still_fill_what_was_null(loader: Loader, tmp_path: Path) -> None:
     if not loader.capabilities.merges:
         pytest.skip("this engine does not replace rows (capabilities.merges)")
-    columns = {"id": "string", "received_at": "datetime", "city": "string", "plan": "string"}
-    create(loader, "users", columns)  # type: ignore[arg-type]
+    columns: dict[str, ColumnType] = {
+        "id": "string",
+        "received_at": "datetime",
+        "city": "string",
+        "plan": "string",
+    }
+    create(loader, "users", columns)
     for number, row in enumerate([event("ann", 3, plan="pro"), event("ann", 1, city="Berlin", plan="old")]):
-        loader.load(load_of(number), staged(loader, tmp_path, "users", columns, [row], mode="latest by id"))  # type: ignore[arg-type]
+        loader.load(load_of(number), staged(loader, tmp_path, "users", columns, [row], mode="latest by id"))
     assert values(loader, "users", "ann", "city", "plan") == ["Berlin", "pro"]
 
 
@@ -208,7 +222,7 @@ def test_a_load_that_fails_at_any_statement_leaves_nothing(
     if not isinstance(loader, SqlLoader):
         pytest.skip("this engine has no statements to fail at; its own tests break it")
     create(loader, "orders", EVENT)
-    run: Callable[..., Any] = loader._run
+    run = loader._run
     for fault in range(100):
         count = 0
 
