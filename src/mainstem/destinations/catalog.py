@@ -28,6 +28,7 @@ _OURS: Final = {
     "BRANCH": "mainstem.destinations.branch:SPEC",
     "BRAZE": "mainstem.destinations.braze:SPEC",
     "CLEVERTAP": "mainstem.destinations.clevertap:SPEC",
+    "CLICKHOUSE": "mainstem.warehouse.loaders.clickhouse:DESTINATION",
     "CONFLUENT_CLOUD": "mainstem.destinations.confluent_cloud:SPEC",
     "CRITEO_AUDIENCE": "mainstem.destinations.criteo_audience:SPEC",
     "CUSTOMERIO": "mainstem.destinations.customerio:SPEC",

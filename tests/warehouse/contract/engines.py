@@ -20,10 +20,13 @@ def open_duckdb(folder: Path, namespace: str) -> Loader:
 
 
 ENGINES: dict[str, Open] = {
+    "clickhouse": lakes.open_clickhouse,
     "duckdb": open_duckdb,
     "iceberg": lakes.open_iceberg,
     "iceberg_s3": lakes.open_iceberg_s3,
     "parquet": lakes.open_parquet,
     "parquet_s3": lakes.open_parquet_s3,
+    "mysql": databases.open_mysql,
+    "mysql_by_insert": databases.open_mysql_by_insert,
     "postgres": databases.open_postgres,
 }

@@ -1,13 +1,15 @@
-"""Engines whose tables are files: in a folder, and on the S3 server of the tests."""
+"""Engines whose tables are files: in a folder, and on the S3 server of the tests. And ClickHouse's, in-process."""
 
 import os
 import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
 
+import clickhouse_connect
+
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Loader
-from mainstem.warehouse.loaders import iceberg, parquet
+from mainstem.warehouse.loaders import clickhouse, iceberg, parquet
 from tests.components.s3 import S3Server
 
 ENDPOINT = "TEST_S3_ENDPOINT"
@@ -52,3 +54,10 @@ def open_parquet(folder: Path, namespace: str) -> Loader:
 def open_parquet_s3(folder: Path, namespace: str) -> Loader:
     """Files in a bucket."""
     return parquet.open_loader(parquet.Config(**bucket_of(folder)), namespace, folder)  # type: ignore[arg-type]
+
+
+def open_clickhouse(folder: Path, namespace: str) -> Loader:
+    """The engine itself in this process, its data in the folder."""
+    return clickhouse.ClickhouseLoader(
+        clickhouse_connect.get_client(dsn=f"chdb:///{folder / 'clickhouse'}"), namespace
+    )

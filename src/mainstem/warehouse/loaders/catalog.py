@@ -10,6 +10,7 @@ from typing import Final
 from mainstem.warehouse.loader import LoaderSpec
 
 _OURS: Final = {
+    "CLICKHOUSE": "mainstem.warehouse.loaders.clickhouse:SPEC",
     "DUCKDB": "mainstem.warehouse.loaders.duckdb:SPEC",
     "ICEBERG": "mainstem.warehouse.loaders.iceberg:SPEC",
     "PARQUET": "mainstem.warehouse.loaders.parquet:SPEC",
