@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mainstem.ledger.base import Remark, Settlement
 from mainstem.pipeline.decode import Decoder
 from mainstem.roles.explain import explain_message
 from mainstem.testing.sink import Sink
@@ -34,6 +35,33 @@ async def test_a_delivered_event_shows_where_it_lies_and_what_was_sent(tmp_path:
         (request,) = found.requests
         assert request["method"] == "POST"
         assert request["url"] == f"{sink.url}/in"
+        assert found.acceptance == "unverifiable", "a webhook's 200 says no more than that it arrived"
+
+
+async def test_what_a_destination_remarked_on_an_event_is_told(tmp_path: Path) -> None:
+    async with Sink() as sink, rig(workspace(webhook(sink.url)), tmp_path) as running:
+        await running.worker()
+        await running.send([track("ann", 1)])
+        await running.settled(received=1)
+        destination = (await running.explain("ann-1")).destinations[0].destination_id
+        remark = Remark(
+            cursor=destination, source_id="web", message_id="ann-1", at_ms=1, text="`age` was ignored"
+        )
+        (at,) = [at for at in (await running.ledger.positions(destination)).items() if at[1].next_offset]
+        step = Settlement(
+            cursor=destination,
+            partition=at[0],
+            from_offset=at[1].next_offset,
+            next_offset=at[1].next_offset,
+            remarks=[remark],
+        )
+        await running.ledger.settle([step])
+        (found,) = (await running.explain("ann-1")).destinations
+        assert (found.state, found.acceptance, found.answer) == (
+            "delivered",
+            "accepted with warning",
+            "`age` was ignored",
+        )
 
 
 @pytest.mark.parametrize(
