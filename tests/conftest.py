@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.components import chromium, kafka, node_sdks, postgres, python_sdks, redis, s3
+from tests.components import chromium, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
 from tests.components.install import ComponentMissing, required
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ _REAL: dict[str, str | None] = {
     "s3_server": None,
     "redis_server": None,
     "postgres_server": None,
+    "mariadb_server": None,
     "node_sdks": None,
     "python_sdks": None,
 }
@@ -67,6 +68,14 @@ def postgres_server() -> Iterator[postgres.PostgresServer]:
     """A running PostgreSQL server, shared by the worker's tests: use schemas of your own."""
     _need(postgres.install)
     with postgres.PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[mariadb.MariadbServer]:
+    """A running MariaDB server, shared by the worker's tests: use databases of your own."""
+    _need(mariadb.install)
+    with mariadb.MariadbServer() as server:
         yield server
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.components import chromium, kafka, node_sdks, postgres, python_sdks, redis, s3
+from tests.components import chromium, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
 from tests.components.install import ComponentMissing, required, say
 
 COMPONENTS: dict[str, Callable[[], object]] = {
@@ -19,6 +19,7 @@ COMPONENTS: dict[str, Callable[[], object]] = {
     "Kafka broker": kafka.install,
     "Chromium": chromium.install,
     "PostgreSQL server": postgres.install,
+    "MariaDB server": mariadb.install,
 }
 
 

@@ -64,6 +64,7 @@ _OURS: Final = {
     "MINIO": "mainstem.destinations.archive:MINIO",
     "MOENGAGE": "mainstem.destinations.moengage:SPEC",
     "MP": "mainstem.destinations.mp:SPEC",
+    "MYSQL": "mainstem.warehouse.loaders.mysql:DESTINATION",
     "OPTIMIZELY_FULLSTACK": "mainstem.destinations.optimizely_fullstack:SPEC",
     "PARQUET": "mainstem.warehouse.loaders.parquet:DESTINATION",
     "PINTEREST_TAG": "mainstem.destinations.pinterest_tag:SPEC",

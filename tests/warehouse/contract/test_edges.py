@@ -153,7 +153,9 @@ def test_json_columns(loader: Loader, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "я", "𐐷"])
-def test_names_at_the_limit(loader: Loader, tmp_path: Path, letter: str) -> None:
+def test_names_at_the_limit(bench: Bench, loader: Loader, tmp_path: Path, letter: str) -> None:
+    if bench.engine.startswith("mysql") and letter > "\uffff":
+        pytest.skip("MySQL's names are of the basic plane; what happens otherwise is in test_mysql.py")
     limit = loader.capabilities.max_name or 127
     base = letter * ((limit - 1) // len(letter.encode()))
     base += "y" * (limit - 1 - len(base.encode()))

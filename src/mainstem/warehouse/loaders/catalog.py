@@ -14,6 +14,7 @@ _OURS: Final = {
     "DUCKDB": "mainstem.warehouse.loaders.duckdb:SPEC",
     "ICEBERG": "mainstem.warehouse.loaders.iceberg:SPEC",
     "PARQUET": "mainstem.warehouse.loaders.parquet:SPEC",
+    "MYSQL": "mainstem.warehouse.loaders.mysql:SPEC",
     "POSTGRES": "mainstem.warehouse.loaders.postgres:SPEC",
 }
 

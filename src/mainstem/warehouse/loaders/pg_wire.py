@@ -13,7 +13,6 @@ import contextlib
 import io
 import re
 import ssl
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,18 +22,16 @@ import asyncpg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import WarehouseError
+from mainstem.warehouse.loaders.batches import small_batches
 from mainstem.warehouse.schema import Columns
 
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S: Final = 20.0
 _CLOSE_TIMEOUT_S: Final = 5.0
-_BATCH_BYTES: Final = 8 * 1024 * 1024
-_MOST_ROWS: Final = 10_000
 _CSV: Final = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
 _QUESTION: Final = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\?')
 _ESCAPE: Final = re.compile(
@@ -148,7 +145,7 @@ class PgWire:
             return future.result()
         except asyncpg.PostgresError as error:
             raise PgError(_words(error), error.sqlstate or "") from error
-        except (asyncpg.InterfaceError, OSError, TimeoutError, EOFError) as error:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError) as error:
             raise PgError(f"no connection: {error or type(error).__name__}") from error
         except BaseException:
             future.cancel()
@@ -196,42 +193,6 @@ def numbered(sql: str) -> str:
     return _QUESTION.sub(replace, sql)
 
 
-def tls_context(
-    mode: str, *, server_ca: str = "", client_certificate: str = "", client_key: Secret | None = None
-) -> ssl.SSLContext | str:
-    """Return what asyncpg takes for libpq's `sslmode`.
-
-    Args:
-        mode: disable, prefer, require, verify-ca, verify-full.
-        server_ca: PEM; empty = the machine's.
-        client_certificate: PEM, with its key.
-
-    Raises:
-        PgError: a certificate is none.
-    """
-    if mode in ("disable", "prefer") or (mode == "require" and not client_certificate):
-        return mode
-    context = ssl.create_default_context()
-    context.check_hostname = mode == "verify-full"
-    context.verify_mode = ssl.CERT_NONE if mode == "require" else ssl.CERT_REQUIRED
-    try:
-        if server_ca:
-            context.load_verify_locations(cadata=server_ca)
-        if client_certificate:
-            # OpenSSL reads chains from files only; ours is there for as long as that takes, for our eyes only.
-            with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-                file.write(
-                    f"{client_certificate.strip()}\n{client_key.reveal().strip() if client_key else ''}\n"
-                )
-                file.flush()
-                context.load_cert_chain(file.name)
-    except (ssl.SSLError, ValueError) as error:
-        raise PgError(
-            "`serverCA`, `clientCert` and `clientKey` have to be PEM texts that fit together"
-        ) from error
-    return context
-
-
 def csv_blocks(path: Path, columns: Columns, more: Mapping[str, Any] | None = None) -> Iterator[bytes]:
     """Yield a Parquet file's rows as CSV, a few megabytes at a time.
 
@@ -242,35 +203,15 @@ def csv_blocks(path: Path, columns: Columns, more: Mapping[str, Any] | None = No
         columns: which, in order.
         more: columns that have one value in all rows, behind them.
     """
-    with pq.ParquetFile(str(path)) as file:
-        for batch in _small(file.iter_batches(_batch_rows(file), columns=list(columns))):
-            arrays = [
-                _clean(array, columns[name] == "json") if pa.types.is_string(array.type) else array
-                for name, array in zip(batch.schema.names, batch.columns, strict=True)
-            ]
-            names = list(batch.schema.names)
-            for name, value in (more or {}).items():
-                arrays.append(pa.array([value] * batch.num_rows))
-                names.append(name)
-            made = pa.table(arrays, names=names).select([*columns, *(more or {})])
-            buffer = io.BytesIO()
-            pa_csv.write_csv(made, buffer, _CSV)
-            yield buffer.getvalue()
-
-
-def _batch_rows(file: pq.ParquetFile) -> int:
-    metadata = file.metadata
-    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    average = max(1, size // max(1, metadata.num_rows))
-    return max(1, min(_MOST_ROWS, _BATCH_BYTES // average))
-
-
-def _small(batches: Iterable[Any]) -> Iterator[Any]:
-    # What the file says of sizes is before dictionaries are undone: what comes out is measured again.
-    for batch in batches:
-        step = max(1, batch.num_rows * _BATCH_BYTES // max(1, batch.nbytes))
-        for start in range(0, batch.num_rows, step):
-            yield batch.slice(start, step)
+    for batch in small_batches(path, list(columns)):
+        arrays = [
+            _clean(array, kind == "json") if pa.types.is_string(array.type) else array
+            for kind, array in zip(columns.values(), batch.columns, strict=True)
+        ]
+        arrays += [pa.array([value] * batch.num_rows) for value in (more or {}).values()]
+        buffer = io.BytesIO()
+        pa_csv.write_csv(pa.table(arrays, names=[*columns, *(more or {})]), buffer, _CSV)
+        yield buffer.getvalue()
 
 
 def _clean(array: Any, is_json: bool) -> Any:

@@ -40,8 +40,9 @@ from mainstem.warehouse.loader import (
     StagedTable,
     TableFailed,
 )
-from mainstem.warehouse.loaders.pg_wire import PgError, PgWire, csv_blocks, tls_context
+from mainstem.warehouse.loaders.pg_wire import PgError, PgWire, csv_blocks
 from mainstem.warehouse.loaders.sql import SqlLoader, column_types
+from mainstem.warehouse.loaders.tls import client_context
 from mainstem.warehouse.schema import (
     LOADS,
     AddColumns,
@@ -295,21 +296,27 @@ def _advice(error: PgError) -> str:
             return ""
 
 
-def open_loader(config: Config, namespace: str, _data_dir: Path) -> PostgresLoader:
-    """Connect."""
-    tls = tls_context(
+def tls_of(config: Config) -> Any:
+    """Return what asyncpg takes: a context, or one of libpq's words."""
+    if config.ssl_mode in ("disable", "prefer"):
+        return config.ssl_mode
+    return client_context(
         config.ssl_mode,
         server_ca=config.server_ca,
         client_certificate=config.client_cert,
         client_key=config.client_key,
     )
+
+
+def open_loader(config: Config, namespace: str, _data_dir: Path) -> PostgresLoader:
+    """Connect."""
     wire = PgWire(
         host=config.host,
         port=config.port,
         database=config.database,
         user=config.user,
         password=config.password,
-        tls=tls,
+        tls=tls_of(config),
     )
     return PostgresLoader(wire, namespace)
 
