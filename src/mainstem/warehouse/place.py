@@ -101,18 +101,22 @@ def local_folder(url: str, data_dir: Path) -> Path | None:
     return (data_dir / (parts.path if parts.scheme else url)).resolve()
 
 
-def open_place(settings: PlaceSettings, data_dir: Path) -> Place:
+def open_place(settings: PlaceSettings, data_dir: Path, url: str = "") -> Place:
     """Return the place that settings name.
+
+    Args:
+        url: instead of the settings' own.
 
     Raises:
         WarehouseError: they can't name one (unknown scheme, malformed credentials).
     """
-    folder = local_folder(settings.url, data_dir)
+    place = url or settings.url
+    folder = local_folder(place, data_dir)
     if folder is not None:
         return Folder(folder)
-    url = urlsplit(settings.url)
-    with _mapped(f"open {url.scheme}://{url.netloc}"):
-        return Bucket(_bucket(settings, url.scheme, url.netloc, url.path))
+    parts = urlsplit(place)
+    with _mapped(f"open {parts.scheme}://{parts.netloc}"):
+        return Bucket(_bucket(settings, parts.scheme, parts.netloc, parts.path))
 
 
 def folder_name(name: str) -> str:

@@ -21,6 +21,8 @@ def open_duckdb(folder: Path, namespace: str) -> Loader:
 
 ENGINES: dict[str, Open] = {
     "clickhouse": lakes.open_clickhouse,
+    "delta": lakes.open_delta,
+    "delta_s3": lakes.open_delta_s3,
     "duckdb": open_duckdb,
     "iceberg": lakes.open_iceberg,
     "iceberg_s3": lakes.open_iceberg_s3,
@@ -29,4 +31,5 @@ ENGINES: dict[str, Open] = {
     "mysql": databases.open_mysql,
     "mysql_by_insert": databases.open_mysql_by_insert,
     "postgres": databases.open_postgres,
+    "redshift_on_postgres": databases.open_redshift,
 }

@@ -9,7 +9,7 @@ import clickhouse_connect
 
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Loader
-from mainstem.warehouse.loaders import clickhouse, iceberg, parquet
+from mainstem.warehouse.loaders import clickhouse, delta, iceberg, parquet
 from tests.components.s3 import S3Server
 
 ENDPOINT = "TEST_S3_ENDPOINT"
@@ -61,3 +61,13 @@ def open_clickhouse(folder: Path, namespace: str) -> Loader:
     return clickhouse.ClickhouseLoader(
         clickhouse_connect.get_client(dsn=f"chdb:///{folder / 'clickhouse'}"), namespace
     )
+
+
+def open_delta(folder: Path, namespace: str) -> Loader:
+    """Delta tables in the folder."""
+    return delta.open_loader(delta.Config(), namespace, folder)
+
+
+def open_delta_s3(folder: Path, namespace: str) -> Loader:
+    """Delta tables in a bucket."""
+    return delta.open_loader(delta.Config(**bucket_of(folder)), namespace, folder)  # type: ignore[arg-type]

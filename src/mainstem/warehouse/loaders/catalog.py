@@ -11,6 +11,7 @@ from mainstem.warehouse.loader import LoaderSpec
 
 _OURS: Final = {
     "CLICKHOUSE": "mainstem.warehouse.loaders.clickhouse:SPEC",
+    "DELTALAKE": "mainstem.warehouse.loaders.delta:SPEC",
     "DUCKDB": "mainstem.warehouse.loaders.duckdb:SPEC",
     "ICEBERG": "mainstem.warehouse.loaders.iceberg:SPEC",
     "PARQUET": "mainstem.warehouse.loaders.parquet:SPEC",
