@@ -71,7 +71,7 @@ def test_the_spec_is_whole(name: str) -> None:
     assert spec.title
     assert spec.doc_url
     assert spec.message_types <= set(TYPES)
-    assert spec.kind == "files" or spec.mapper is not None
+    assert spec.kind in ("files", "tables") or spec.mapper is not None
     assert catalog.find_spec(name.lower()) is spec
 
 
@@ -220,7 +220,7 @@ def test_wrong_settings_are_named(name: str) -> None:
             continue
         result = catalog.check_config(name, {field.encode_name: {"no": {"such": object}}})
         wrong = {path.partition("[")[0].partition(".")[0] for path, _ in result.errors}
-        assert field.encode_name in wrong or field.encode_name in ("headers", "queryParams")
+        assert field.encode_name in wrong or field.encode_name in ("headers", "queryParams", "excludeWindow")
     required = [field.encode_name for field in msgspec.structs.fields(_spec(name).config) if field.required]
     errors = dict(catalog.check_config(name, {}).errors)
     assert set(required) <= set(errors)
