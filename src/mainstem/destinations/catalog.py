@@ -73,6 +73,7 @@ _OURS: Final = {
     "POSTHOG": "mainstem.destinations.posthog:SPEC",
     "REDDIT": "mainstem.destinations.reddit:SPEC",
     "REDIS": "mainstem.destinations.redis:SPEC",
+    "RS": "mainstem.warehouse.loaders.redshift:DESTINATION",
     "S3": "mainstem.destinations.archive:S3",
     "SALESFORCE": "mainstem.destinations.salesforce:SPEC",
     "SALESFORCE_OAUTH": "mainstem.destinations.salesforce:OAUTH",

@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+import msgspec
+
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Loader
-from mainstem.warehouse.loaders import mysql, postgres
+from mainstem.warehouse.loaders import mysql, postgres, redshift
+from mainstem.warehouse.loaders.pg_wire import PgWire
 from tests.components.mariadb import MariadbServer
 from tests.components.postgres import PostgresServer
 
@@ -53,9 +56,52 @@ def open_mysql_by_insert(folder: Path, namespace: str) -> Loader:
     return loader
 
 
+_LIKE_REDSHIFT = """
+DO $$ BEGIN
+  PERFORM pg_advisory_xact_lock(7);
+  IF to_regtype('super') IS NULL THEN
+    CREATE DOMAIN public.super AS jsonb;
+    CREATE FUNCTION public.json_parse(text) RETURNS public.super LANGUAGE sql IMMUTABLE
+      AS 'SELECT $1::jsonb::public.super';
+    CREATE FUNCTION public.getdate() RETURNS timestamp LANGUAGE sql STABLE
+      AS $now$ SELECT now() AT TIME ZONE 'UTC' $now$;
+  END IF;
+END $$
+"""
+
+
+class RedshiftOnPostgres(redshift.RedshiftLoader):
+    """The Redshift loader on a PostgreSQL that has been given Redshift's functions. What it can't parse is left out."""
+
+    keys_sql = ""
+
+    def __init__(self, wire: PgWire, namespace: str, bucket: redshift.Bucket | None = None) -> None:
+        wire.run(_LIKE_REDSHIFT)
+        super().__init__(wire, namespace, bucket, msgspec.structs.replace(redshift.CAPABILITIES, max_name=63))
+
+
+def redshift_wire(port: int) -> PgWire:
+    """A connection to the tests' PostgreSQL server."""
+    return PgWire(
+        host="127.0.0.1",
+        port=port,
+        database=PostgresServer.database,
+        user=PostgresServer.user,
+        password=Secret(PostgresServer.password),
+        tls="disable",
+    )
+
+
+def open_redshift(folder: Path, namespace: str) -> Loader:
+    """The Redshift loader, by INSERTs, on the session's PostgreSQL server."""
+    assert folder.exists()
+    return RedshiftOnPostgres(redshift_wire(int(os.environ[POSTGRES_PORT])), namespace)
+
+
 SERVERS = {
     "mysql": ("mariadb_server", MARIADB_PORT),
     "mysql_by_insert": ("mariadb_server", MARIADB_PORT),
     "postgres": ("postgres_server", POSTGRES_PORT),
+    "redshift_on_postgres": ("postgres_server", POSTGRES_PORT),
 }
 """By engine: the fixture with its server, and the variable that says its port."""

@@ -17,6 +17,7 @@ _OURS: Final = {
     "PARQUET": "mainstem.warehouse.loaders.parquet:SPEC",
     "MYSQL": "mainstem.warehouse.loaders.mysql:SPEC",
     "POSTGRES": "mainstem.warehouse.loaders.postgres:SPEC",
+    "RS": "mainstem.warehouse.loaders.redshift:SPEC",
 }
 
 

@@ -205,7 +205,7 @@ def csv_blocks(path: Path, columns: Columns, more: Mapping[str, Any] | None = No
     """
     for batch in small_batches(path, list(columns)):
         arrays = [
-            _clean(array, kind == "json") if pa.types.is_string(array.type) else array
+            clean_texts(array, kind == "json") if pa.types.is_string(array.type) else array
             for kind, array in zip(columns.values(), batch.columns, strict=True)
         ]
         arrays += [pa.array([value] * batch.num_rows) for value in (more or {}).values()]
@@ -214,7 +214,8 @@ def csv_blocks(path: Path, columns: Columns, more: Mapping[str, Any] | None = No
         yield buffer.getvalue()
 
 
-def _clean(array: Any, is_json: bool) -> Any:
+def clean_texts(array: Any, is_json: bool) -> Any:
+    """Return texts without NUL characters; JSON without what `clean_json` takes out."""
     if pc.any(pc.match_substring(array, "\0")).as_py():
         array = pc.replace_substring(array, "\0", "")
     if is_json and pc.any(pc.match_substring_regex(array, r"\\u(0000|[dD][89a-fA-F])")).as_py():
