@@ -4,15 +4,19 @@ import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 import pytest
 
+from mainstem.destinations.catalog import check_config
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Done, TableFailed, WarehouseError
-from mainstem.warehouse.loaders.parquet import Config, ParquetLoader, open_loader
+from mainstem.warehouse.loaders.catalog import find_loader
+from mainstem.warehouse.loaders.parquet import AzureConfig, Config, GcsConfig, ParquetLoader, open_loader
 from mainstem.warehouse.place import Folder, folder_name
-from mainstem.warehouse.schema import AddColumns, CreateTable, WidenColumn
-from tests.warehouse.contract.rows import EVENT, create, ids, load_of, staged
+from mainstem.warehouse.schema import AddColumns, ColumnType, CreateTable, WidenColumn
+from tests.components.s3 import S3Server
+from tests.warehouse.contract.rows import EVENT, create, ids, load_of, staged, values
 
 DAY = "2026-01-{:02}T23:59:59.999999Z"
 
@@ -127,6 +131,41 @@ def test_settings_that_name_no_place(tmp_path: Path) -> None:
     with pytest.raises(WarehouseError) as caught:
         open_loader(Config(url="gs://bucket", credentials=secret), "shop", tmp_path)
     assert "not-a-key" not in str(caught.value)
+
+
+def test_rudderstacks_data_lakes(s3_server: S3Server, tmp_path: Path) -> None:
+    bucket = f"lake-{uuid4().hex[:12]}"
+    s3_server.create_bucket(bucket)
+    raw = {
+        "bucketName": bucket,
+        "prefix": "/some/folder/",
+        "region": s3_server.region,
+        "accessKeyID": s3_server.access_key,
+        "accessKey": s3_server.secret_key,
+        "endPoint": s3_server.endpoint,
+        "syncFrequency": "30",
+    }
+    spec = find_loader("S3_DATALAKE")
+    assert spec is not None
+    loader = spec.open(check_config("S3_DATALAKE", raw).config, "shop", tmp_path)
+    loader.check()
+    create(loader, "orders", EVENT)
+    loader.load(load_of(1), staged(loader, tmp_path, "orders", EVENT, [row("a")]))
+    assert ids(loader, "shop", "orders") == ["a"]
+
+
+def test_a_column_called_date_is_seen_where_names_allow_it(tmp_path: Path) -> None:
+    lake = AzureConfig(
+        container_name="c", account_name="a", sas_token=Secret("s"), use_sas_tokens=True
+    ).lake()
+    assert (lake.url, lake.sas_token.reveal(), lake.account_key.reveal()) == ("az://c/", "s", "")
+    assert GcsConfig(bucket_name="b", prefix="p").lake().url == "gs://b/p"
+    loader = ParquetLoader(Folder(tmp_path / "x"), "shop", tmp_path / "x", day="received_date")
+    loader.check()
+    columns: dict[str, ColumnType] = {"id": "string", "received_at": "datetime", "date": "string"}
+    create(loader, "orders", columns)
+    loader.load(load_of(1), staged(loader, tmp_path, "orders", columns, [row("a", date="mine")]))
+    assert values(loader, "orders", "a", "date") == ["mine"]
 
 
 def test_folders_of_names() -> None:

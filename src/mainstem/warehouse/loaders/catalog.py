@@ -10,14 +10,17 @@ from typing import Final
 from mainstem.warehouse.loader import LoaderSpec
 
 _OURS: Final = {
+    "AZURE_DATALAKE": "mainstem.warehouse.loaders.parquet:AZURE_SPEC",
     "CLICKHOUSE": "mainstem.warehouse.loaders.clickhouse:SPEC",
     "DELTALAKE": "mainstem.warehouse.loaders.delta:SPEC",
     "DUCKDB": "mainstem.warehouse.loaders.duckdb:SPEC",
+    "GCS_DATALAKE": "mainstem.warehouse.loaders.parquet:GCS_SPEC",
     "ICEBERG": "mainstem.warehouse.loaders.iceberg:SPEC",
     "PARQUET": "mainstem.warehouse.loaders.parquet:SPEC",
     "MYSQL": "mainstem.warehouse.loaders.mysql:SPEC",
     "POSTGRES": "mainstem.warehouse.loaders.postgres:SPEC",
     "RS": "mainstem.warehouse.loaders.redshift:SPEC",
+    "S3_DATALAKE": "mainstem.warehouse.loaders.parquet:S3_SPEC",
 }
 
 

@@ -25,6 +25,11 @@ Trino read a column by one type: 1.5 goes to the discards. A schema's version is
 that add columns at the same time both succeed. A table whose name is not plain (letters, digits, _ and -) has a
 folder of its own with a digest.
 
+RudderStack's S3_DATALAKE, GCS_DATALAKE and AZURE_DATALAKE are this with the settings they have there; the layout
+is ours, not `rudder-datalake/`, and no Glue catalog is written (a crawler, or partition projection on `date`,
+reads it). On GCS and Azure the partitions are called `received_date`, because events may have a column `date`
+there.
+
 Limits: none of columns; a load's rows of one table have to fit in memory. Run against: folders, and an S3
 server of the tests; read by DuckDB. GCS and Azure are reached through the same library (obstore), not run
 against.
@@ -44,6 +49,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mainstem.destinations.archive import NO_SECRET
+from mainstem.secret import Secret
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import (
@@ -66,6 +73,7 @@ from mainstem.warehouse.schema import (
     SchemaChange,
     WidenColumn,
 )
+from mainstem.warehouse.settings import WarehouseSettings
 
 _ATTEMPTS: Final = 20
 _SCHEMA: Final = "_schema"
@@ -75,6 +83,90 @@ _NO_DAY: Final = "__HIVE_DEFAULT_PARTITION__"
 
 class Config(PlaceSettings, frozen=True, kw_only=True, rename="camel"):
     """Settings of a Parquet lake."""
+
+    def lake(self) -> PlaceSettings:
+        """Return them as settings of a place."""
+        return self
+
+
+class S3Config(WarehouseSettings, frozen=True, kw_only=True, rename="camel"):
+    """RudderStack's S3_DATALAKE settings."""
+
+    bucket_name: str
+    """The bucket."""
+    prefix: str = ""
+    """Folder in it."""
+    region: str = ""
+    """The bucket's region; empty = from the environment, else us-east-1."""
+    role_based_auth: bool = True
+    """Use the role instead of keys."""
+    iam_role_arn: str = msgspec.field(default="", name="iamRoleARN")
+    """The role to assume."""
+    access_key_id: Secret = msgspec.field(default=NO_SECRET, name="accessKeyID")
+    """Access key id; empty = what the machine has (environment, instance role)."""
+    access_key: Secret = NO_SECRET
+    """Secret access key."""
+    enable_sse: bool = msgspec.field(default=False, name="enableSSE")
+    """Ask for encryption at rest explicitly."""
+    end_point: str = ""
+    """Not one of RudderStack's: URL of an S3-compatible server."""
+
+    def lake(self) -> PlaceSettings:
+        """Return them as settings of a place."""
+        keys = bool(self.access_key_id) and not (self.role_based_auth and self.iam_role_arn)
+        return PlaceSettings(
+            url=f"s3://{self.bucket_name}/{self.prefix.strip('/')}",
+            endpoint=self.end_point,
+            region=self.region,
+            path_style=bool(self.end_point),
+            server_side_encryption="AES256" if self.enable_sse else "",
+            role_arn=self.iam_role_arn if self.role_based_auth else "",
+            access_key_id=self.access_key_id if keys else NO_SECRET,
+            secret_access_key=self.access_key if keys else NO_SECRET,
+        )
+
+
+class GcsConfig(WarehouseSettings, frozen=True, kw_only=True, rename="camel"):
+    """RudderStack's GCS_DATALAKE settings."""
+
+    bucket_name: str
+    """The bucket."""
+    prefix: str = ""
+    """Folder in it."""
+    credentials: Secret = NO_SECRET
+    """Service account key, the JSON itself; empty = what the machine has."""
+
+    def lake(self) -> PlaceSettings:
+        """Return them as settings of a place."""
+        return PlaceSettings(
+            url=f"gs://{self.bucket_name}/{self.prefix.strip('/')}", credentials=self.credentials
+        )
+
+
+class AzureConfig(WarehouseSettings, frozen=True, kw_only=True, rename="camel"):
+    """RudderStack's AZURE_DATALAKE settings."""
+
+    container_name: str
+    """The container."""
+    account_name: str
+    """The storage account."""
+    prefix: str = ""
+    """Folder in it."""
+    account_key: Secret = NO_SECRET
+    """The account's key."""
+    use_sas_tokens: bool = msgspec.field(default=False, name="useSASTokens")
+    """Use a shared access signature instead."""
+    sas_token: Secret = NO_SECRET
+    """The shared access signature."""
+
+    def lake(self) -> PlaceSettings:
+        """Return them as settings of a place."""
+        return PlaceSettings(
+            url=f"az://{self.container_name}/{self.prefix.strip('/')}",
+            account_name=self.account_name,
+            account_key=NO_SECRET if self.use_sas_tokens else self.account_key,
+            sas_token=self.sas_token if self.use_sas_tokens else NO_SECRET,
+        )
 
 
 CAPABILITIES: Final = Capabilities(
@@ -105,14 +197,18 @@ class _TableSchema(msgspec.Struct, frozen=True):
 class ParquetLoader:
     """See `loader.Loader`."""
 
-    def __init__(self, place: Place, namespace: str, folder: Path | None = None) -> None:
+    def __init__(
+        self, place: Place, namespace: str, folder: Path | None = None, *, day: str = "date"
+    ) -> None:
         """
         Args:
             folder: the place, where it is a local one: queries read files there by themselves.
+            day: name of the partitions. Readers would not see a column of this name.
         """
         self.namespace = namespace
         self._place = place
         self._folder = folder
+        self._day = day
         self._root = folder_name(namespace)
         self._read: dict[str, _TableSchema] = {}
         """Schemas by the name of their file: those never change."""
@@ -202,7 +298,7 @@ class ParquetLoader:
         rows = lake_tables.rows_of(table, self._schema(versions[-1]).columns, now)
         name = f"{load.sequence:012d}-{quote(load.id, safe='')}.parquet"
         for day, part in _by_day(rows):
-            self._put(f"{self._root}/{folder_name(table.table)}/date={day}/{name}", part)
+            self._put(f"{self._root}/{folder_name(table.table)}/{self._day}={day}/{name}", part)
         content = io.BytesIO()
         pq.write_table(lake_tables.loads_row(load, table, now), content)
         if not self._place.create(noted, content.getvalue()):
@@ -283,19 +379,57 @@ def _day(since_epoch_us: int) -> str:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def open_loader(config: Config, namespace: str, data_dir: Path) -> ParquetLoader:
+def open_loader(
+    config: Config | S3Config | GcsConfig | AzureConfig, namespace: str, data_dir: Path
+) -> ParquetLoader:
     """Open the place."""
-    return ParquetLoader(open_place(config, data_dir), namespace, local_folder(config.url, data_dir))
+    lake = config.lake()
+    # The rules for names on BigQuery and SQL Server do not reserve `date`, those of Hive do: events may have it.
+    day = "received_date" if isinstance(config, GcsConfig | AzureConfig) else "date"
+    return ParquetLoader(open_place(lake, data_dir), namespace, local_folder(lake.url, data_dir), day=day)
 
 
-SPEC: Final = LoaderSpec(
-    name="PARQUET",
-    title="Parquet lake",
-    config=Config,
-    doc_url="https://duckdb.org/docs/stable/data/partitioning/hive_partitioning",
-    capabilities=CAPABILITIES,
-    open=open_loader,
-    provider="parquet",
-    run_against="folders and an S3 server of the tests, read by DuckDB",
+def _spec(
+    name: str, title: str, config: type[WarehouseSettings], doc_url: str, run_against: str
+) -> LoaderSpec:
+    return LoaderSpec(
+        name=name,
+        title=title,
+        config=config,
+        doc_url=doc_url,
+        capabilities=CAPABILITIES,
+        open=open_loader,
+        provider="parquet" if name == "PARQUET" else name.lower(),
+        run_against=run_against,
+    )
+
+
+_RUDDER_DOCS: Final = "https://www.rudderstack.com/docs/destinations/data-lakes"
+SPEC: Final = _spec(
+    "PARQUET",
+    "Parquet lake",
+    Config,
+    "https://duckdb.org/docs/stable/data/partitioning/hive_partitioning",
+    "folders and an S3 server of the tests, read by DuckDB",
+)
+S3_SPEC: Final = _spec(
+    "S3_DATALAKE", "S3 data lake", S3Config, f"{_RUDDER_DOCS}/amazon-s3/", "an S3 server of the tests"
+)
+GCS_SPEC: Final = _spec(
+    "GCS_DATALAKE",
+    "GCS data lake",
+    GcsConfig,
+    f"{_RUDDER_DOCS}/google-cloud-storage/",
+    "nothing of Google's: the same code on folders and S3",
+)
+AZURE_SPEC: Final = _spec(
+    "AZURE_DATALAKE",
+    "Azure data lake",
+    AzureConfig,
+    f"{_RUDDER_DOCS}/azure/",
+    "nothing of Azure's: the same code on folders and S3",
 )
 DESTINATION: Final = destination_of(SPEC)
+S3: Final = destination_of(S3_SPEC)
+GCS: Final = destination_of(GCS_SPEC)
+AZURE: Final = destination_of(AZURE_SPEC)
