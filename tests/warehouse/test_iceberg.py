@@ -76,6 +76,8 @@ def test_other_loads_meanwhile_are_gone_around(loader: IcebergLoader, tmp_path: 
     with patch.object(lake_tables, "rows_of", meanwhile):
         assert loader.load(load_of(1), staged(loader, tmp_path, "orders", EVENT, [row("a")])) == Done(1)
     assert ids(loader, "shop", "orders") == ["a", "o11", "o12", "o13"]
+    data = list((tmp_path / "iceberg" / "shop" / "orders" / "data").rglob("*.parquet"))
+    assert len(data) == 4, "commits that came too late leave no files"
     other.close()
 
 
@@ -143,6 +145,18 @@ def test_a_day_that_changes_meanwhile_is_left(loader: IcebergLoader, tmp_path: P
     with patch.object(loader, "_join", side_effect=CommitFailedException("changed")):
         assert loader.compact("orders").files_after == 4
     assert len(ids(loader, "shop", "orders")) == 4
+
+
+def test_replacing_writes_only_files_that_hold_the_row(loader: IcebergLoader, tmp_path: Path) -> None:
+    loader.load(load_of(1), staged(loader, tmp_path, "orders", EVENT, [row("a"), row("b"), row("c", 2)]))
+    before = {task.file.file_path for task in loader._load_table("orders").scan().plan_files()}
+    snapshots = len(loader._load_table("orders").snapshots())
+    loader.load(load_of(2), staged(loader, tmp_path, "orders", EVENT, [row("a", 3, count=2), row("z", 3)]))
+    after = {task.file.file_path for task in loader._load_table("orders").scan().plan_files()}
+    assert len(before & after) == 1
+    assert len(after) == 3
+    assert len(loader._load_table("orders").snapshots()) == snapshots + 1, "one commit, seen at once"
+    assert ids(loader, "shop", "orders") == ["a", "b", "c", "z"]
 
 
 def test_files_lie_by_day(loader: IcebergLoader, tmp_path: Path) -> None:

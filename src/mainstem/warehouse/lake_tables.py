@@ -4,7 +4,7 @@ Used by the loaders of Iceberg, Delta and Parquet, which have no server that cou
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -76,17 +76,6 @@ def loader_rows(rows: "pa.Table", cursor: str, limit: int) -> Sequence[LoaderRow
 
 def arrow_schema(columns: Columns) -> "pa.Schema":
     return pa.schema([pa.field(name, ARROW[kind]) for name, kind in columns.items()])
-
-
-def present(there: Iterable[Any], ids: Any) -> Any:
-    """Return those of `ids` (an Arrow array) that occur in batches of a column."""
-    found: Any = pa.nulls(0, ids.type)
-    for column in there:
-        values = column.cast(ids.type)
-        matching = pc.filter(values, pc.is_in(values, value_set=ids))
-        if len(matching):
-            found = pc.unique(pa.concat_arrays([found, matching]))
-    return found
 
 
 def latest_of(old: "pa.Table", new: "pa.Table", *, key: str = "id", time: str = "received_at") -> "pa.Table":

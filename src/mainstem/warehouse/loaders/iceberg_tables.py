@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
@@ -27,6 +28,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, GreaterThanOrEqual, In, IsNull, Or
 from pyiceberg.io.pyarrow import ArrowScan, PyArrowFile, PyArrowFileIO, _dataframe_to_data_files
+from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema as IcebergSchema
 from pyiceberg.table import FileScanTask, Table, Transaction
@@ -338,38 +340,58 @@ class IcebergLoader:
             "mainstem.rows": str(table.rows),
             "mainstem.positions": load.positions,
         }
-        with self._transaction(found) as transaction:
-            if table.mode != "append" and "id" in rows.column_names:
-                rows = self._replace(transaction, found, rows, table, summary)
-            if "received_at" in columns and "received_at" not in rows.column_names:
-                # What the day is taken of has to be there.
-                nothing = pa.nulls(rows.num_rows, ARROW["datetime"])
-                rows = rows.append_column(pa.field("received_at", ARROW["datetime"]), nothing)
-            transaction.append(rows, snapshot_properties=summary)
-            _remember(transaction, load.id)
+        replaced: list[DataFile] = []
+        written: list[DataFile] = []
+        if table.mode != "append" and "id" in rows.column_names:
+            rows = self._replace(found, rows, table, replaced, written)
+        if "received_at" in columns and "received_at" not in rows.column_names:
+            # What the day is taken of has to be there.
+            nothing = pa.nulls(rows.num_rows, ARROW["datetime"])
+            rows = rows.append_column(pa.field("received_at", ARROW["datetime"]), nothing)
+        written += _dataframe_to_data_files(found.metadata, rows, found.io) if rows.num_rows else ()
+        try:
+            with self._transaction(found) as transaction:
+                update = transaction.update_snapshot(snapshot_properties=summary)
+                with update.overwrite() if replaced else update.fast_append() as put:
+                    for file in replaced:
+                        put.delete_data_file(file)
+                    for file in written:
+                        put.append_data_file(file)
+                _remember(transaction, load.id)
+        except (CommitFailedException, ValidationException):
+            # These are sure: it did not land. Nobody else knows of the files.
+            for file in written:
+                found.io.delete(file.file_path)
+            raise
         return Done(table.rows)
 
     def _replace(
         self,
-        transaction: Transaction,
         found: Table,
         rows: "pa.Table",
         table: StagedTable,
-        summary: dict[str, str],
+        replaced: list[DataFile],
+        written: list[DataFile],
     ) -> "pa.Table":
-        """Delete the rows that are replaced; return the rows to append."""
+        """Write files anew that hold rows which are replaced, without those; return the rows to append."""
         ids = rows["id"].combine_chunks().drop_null()
         within = self._within(rows) if table.mode == "replace by id" else AlwaysTrue()
-        scan = found.scan(row_filter=within, selected_fields=("id",))
-        there = lake_tables.present((batch.column(0) for batch in scan.to_arrow_batch_reader()), ids)
-        if not len(there):
-            return rows
-        matching = _one_of("id", there.to_pylist())
-        if table.mode == "latest by id":
-            rows = lake_tables.latest_of(found.scan(row_filter=matching).to_arrow(), rows)
-        condition = matching if isinstance(within, AlwaysTrue) else matching & within
-        transaction.delete(condition, snapshot_properties=summary)
-        return rows
+        metadata, schema = found.metadata, found.schema()
+        only_id = ArrowScan(metadata, found.io, schema.select("id"), AlwaysTrue())
+        whole = ArrowScan(metadata, found.io, schema, AlwaysTrue())
+        old = []
+        for task in found.scan(row_filter=within).plan_files():
+            there: Any = only_id.to_table([task])["id"]
+            if not pc.any(pc.is_in(there.cast(pa.string()), value_set=ids)).as_py():
+                continue
+            file: Any = whole.to_table([task])
+            matching = pc.is_in(file["id"].cast(pa.string()), value_set=ids)
+            if table.mode == "latest by id":
+                old.append(file.filter(matching))
+            kept = file.filter(pc.invert(matching))
+            replaced.append(task.file)
+            written += _dataframe_to_data_files(metadata, kept, found.io) if kept.num_rows else ()
+        return lake_tables.latest_of(pa.concat_tables(old), rows) if old else rows
 
     def _within(self, rows: "pa.Table") -> BooleanExpression:
         if not self._dedupe_days or "received_at" not in rows.column_names:
