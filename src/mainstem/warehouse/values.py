@@ -38,7 +38,9 @@ def text_of(value: Json) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":"))
+        # A lone surrogate: no engine takes it, not as an escape in JSON either.
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode()
 
 
 def moment_of(value: Json) -> datetime:

@@ -236,7 +236,9 @@ class WarehouseWriter:
     ) -> int:
         loader.check()
         arrears = self._arrears(namespace)
-        owing = self._pay_namespace(namespace, loader)
+        # Asked once, not for every table; kept up to date as tables change here.
+        schema = dict(loader.fetch_schema())
+        owing = self._pay_namespace(namespace, loader, schema)
         discards = TableRows(self._named(DISCARDS), folder, 9_999)
         written = 0
         for rows in tables:
@@ -245,9 +247,11 @@ class WarehouseWriter:
             try:
                 if rows.table in owing:
                     raise TableFailed(rows.table, "earlier loads of it wait", owing[rows.table])
-                self._load_table(load, loader, rows, folder, discards)
+                self._load_table(load, loader, rows, folder, discards, schema)
                 written += 1
             except TableFailed as failed:
+                # Part of its changes may be in.
+                schema.update(loader.fetch_schema())
                 self._fall_behind(namespace, failed)
                 arrears.add(load, rows, str(failed), failed.advice, self._clock.now_ms())
         refused = [rows for rows in tables if rows.table == discards.table]
@@ -256,7 +260,7 @@ class WarehouseWriter:
             # Two sources of discards in one load: each is a load of its own, or the second would count as being in.
             part = msgspec.structs.replace(load, id=f"{load.id}/{index}" if index else load.id)
             try:
-                self._load_table(part, loader, rows, folder, None)
+                self._load_table(part, loader, rows, folder, None, schema)
                 written += 1
             except TableFailed as failed:
                 self._fall_behind(namespace, failed)
@@ -264,9 +268,15 @@ class WarehouseWriter:
         return written
 
     def _load_table(
-        self, load: Load, loader: Loader, rows: TableRows, folder: Path, discards: TableRows | None
+        self,
+        load: Load,
+        loader: Loader,
+        rows: TableRows,
+        folder: Path,
+        discards: TableRows | None,
+        schema: dict[str, Columns],
     ) -> None:
-        count = load_rows(load, loader, rows, folder, self._spec, self._config, discards)
+        count = load_rows(load, loader, rows, folder, self._spec, self._config, discards, schema)
         metrics.WAREHOUSE_ROWS.labels(self._destination_id, rows.table).inc(count)
 
     def _fall_behind(self, namespace: str, failed: TableFailed) -> None:
@@ -293,13 +303,13 @@ class WarehouseWriter:
                 continue
             loader = self._spec.open(self._config, namespace, self._data_dir)
             try:
-                self._pay_namespace(namespace, loader)
+                self._pay_namespace(namespace, loader, dict(loader.fetch_schema()))
             finally:
                 loader.close()
             paid += before - sum(len(arrears.owed(table)) for table in arrears.tables())
         return paid
 
-    def _pay_namespace(self, namespace: str, loader: Loader) -> dict[str, str]:
+    def _pay_namespace(self, namespace: str, loader: Loader, schema: dict[str, Columns]) -> dict[str, str]:
         """Try what tables owe; return those that still do, with advice."""
         arrears = self._arrears(namespace)
         owing: dict[str, str] = {}
@@ -309,14 +319,15 @@ class WarehouseWriter:
                 discards = TableRows(self._named(DISCARDS), folder, 9_999)
                 try:
                     target = None if table == discards.table else discards
-                    self._load_table(owed.manifest.load, loader, owed.rows(), folder, target)
+                    self._load_table(owed.manifest.load, loader, owed.rows(), folder, target, schema)
                     discards.flush()
                     if discards.rows:
                         part = msgspec.structs.replace(
                             owed.manifest.load, id=f"{owed.manifest.load.id}/{table}"
                         )
-                        self._load_table(part, loader, discards, folder, None)
+                        self._load_table(part, loader, discards, folder, None, schema)
                 except TableFailed as failed:
+                    schema.update(loader.fetch_schema())
                     owing[table] = failed.advice
                     break
                 arrears.paid(owed)
@@ -332,6 +343,7 @@ def load_rows(
     spec: LoaderSpec,
     config: WarehouseSettings,
     discards: TableRows | None = None,
+    schema: dict[str, Columns] | None = None,
 ) -> int:
     """Change a table as its rows need it, fit them to it, load them once; return how many came in now. Blocking.
 
@@ -339,13 +351,14 @@ def load_rows(
         rows: flushed.
         folder: where the file is made.
         discards: takes what does not fit; None = that is only logged (the discards themselves).
+        schema: the namespace's tables as they are, kept up to date here; None = the engine is asked.
 
     Raises:
         TableFailed: this table can't be loaded.
         WarehouseError: the engine failed.
     """
     named = _naming(spec)
-    there = loader.fetch_schema()
+    there = loader.fetch_schema() if schema is None else schema
     most = loader.capabilities.max_columns
     if len(rows.columns) > most:
         raise TableFailed(
@@ -357,6 +370,8 @@ def load_rows(
     if changes:
         loader.evolve(changes)
     target = target_columns(there, rows, loader.capabilities.widenings)
+    if schema is not None:
+        schema[rows.table] = target
     path = folder / f"{quote(rows.table, safe='')[:120]}-{load.id.replace('/', '-')}.parquet"
 
     def discard(found: Discard) -> None:

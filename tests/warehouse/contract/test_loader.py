@@ -30,7 +30,8 @@ from tests.warehouse.contract.rows import (
 )
 
 DAY = "2026-01-0{}T00:00:00Z"
-KILLS = 20
+KILLS = 6
+MANY_KILLS = 200
 
 
 def event(row_id: str, day: int = 1, **more: Any) -> dict[str, Any]:
@@ -278,9 +279,20 @@ def test_two_that_load_the_same_at_the_same_time(bench: Bench, loader: Loader, t
     assert len(ids(loader, bench.namespace, "orders")) == 50
 
 
+@pytest.mark.timeout(600)
 def test_kill_at_any_moment(bench: Bench, tmp_path: Path) -> None:
+    _kill(bench, tmp_path, KILLS)
+
+
+@pytest.mark.torture
+def test_many_kills(bench: Bench, tmp_path: Path) -> None:
+    _kill(bench, tmp_path, MANY_KILLS)
+
+
+def _kill(bench: Bench, tmp_path: Path, kills: int) -> None:
     chance = random.Random(7)
-    loads = 12
+    # Some are loaded by those that were killed; the last ones by the one that is let live.
+    loads = 12 + kills // 4
     command = [
         sys.executable,
         "-m",
@@ -289,7 +301,7 @@ def test_kill_at_any_moment(bench: Bench, tmp_path: Path) -> None:
         str(tmp_path),
         bench.namespace,
     ]
-    for _ in range(KILLS):
+    for _ in range(kills):
         child = subprocess.Popen([*command, str(loads)], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
@@ -297,7 +309,7 @@ def test_kill_at_any_moment(bench: Bench, tmp_path: Path) -> None:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-    done = subprocess.run([*command, str(loads)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*command, str(loads)], capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
     loader = bench.open()
     expected = sorted(str(row["id"]) for number in range(loads) for row in rows_of(number))
