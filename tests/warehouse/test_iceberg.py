@@ -1,5 +1,6 @@
 """Iceberg: what the contract suite can't see. Commits that race or get lost, small files, days, REST."""
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -157,6 +158,28 @@ def test_replacing_writes_only_files_that_hold_the_row(loader: IcebergLoader, tm
     assert len(after) == 3
     assert len(loader._load_table("orders").snapshots()) == snapshots + 1, "one commit, seen at once"
     assert ids(loader, "shop", "orders") == ["a", "b", "c", "z"]
+
+
+def test_several_begin_at_the_same_time(tmp_path: Path) -> None:
+    """The catalog's own tables, the namespace and `_mainstem_loads` are made by whoever comes first."""
+    for attempt in range(5):
+        barrier = threading.Barrier(4)
+        wrong: list[BaseException] = []
+
+        def begin(folder: Path, barrier: threading.Barrier, wrong: list[BaseException]) -> None:
+            barrier.wait()
+            try:
+                opened(folder).close()
+            except WarehouseError as error:
+                wrong.append(error)
+
+        folder = tmp_path / str(attempt)
+        threads = [threading.Thread(target=begin, args=(folder, barrier, wrong)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert wrong == []
 
 
 def test_files_lie_by_day(loader: IcebergLoader, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
+    NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
@@ -49,6 +50,7 @@ from pyiceberg.types import (
     TimestampType,
     TimestamptzType,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.loader import (
@@ -198,7 +200,11 @@ def open_catalog(config: Config, data_dir: Path) -> tuple[Catalog, str]:
             make_folder(beside)
             uri = f"sqlite:///{beside.resolve() / 'catalog.db'}?timeout=60"
         properties |= {"uri": uri, "warehouse": location}
-        return SqlCatalog(config.catalog_name, **_given(properties)), location
+        try:
+            return SqlCatalog(config.catalog_name, **_given(properties)), location
+        except SQLAlchemyError:
+            # Two made the catalog's tables at the same time: now they are there.
+            return SqlCatalog(config.catalog_name, **_given(properties)), location
 
 
 def _given(properties: dict[str, str]) -> dict[str, str]:
@@ -249,7 +255,12 @@ class IcebergLoader:
 
     def check(self) -> None:
         with _mapped(f"namespace {self.namespace}"):
-            self._catalog.create_namespace_if_not_exists((self.namespace,))
+            try:
+                self._catalog.create_namespace_if_not_exists((self.namespace,))
+            except (SQLAlchemyError, NamespaceAlreadyExistsError):
+                # Two made it at the same time.
+                if not self._catalog.namespace_exists((self.namespace,)):
+                    raise
             if not self._catalog.table_exists(self._name(LOADS)):
                 self._create(LOADS, LOADS_COLUMNS)
 
