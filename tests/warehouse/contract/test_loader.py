@@ -280,7 +280,6 @@ def test_two_that_load_the_same_at_the_same_time(bench: Bench, loader: Loader, t
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.timeout(400)  # 21 processes start, on a machine that may be busy
 def test_kill_at_any_moment(bench: Bench, tmp_path: Path) -> None:
     _kill(bench, tmp_path, KILLS)
 
