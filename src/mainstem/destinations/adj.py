@@ -1,6 +1,7 @@
 """Adjust: events of apps, server to server.
 
-Follows https://dev.adjust.com/en/api/s2s-api/events (read 2026-11). Auth: the app token and the event's token, as query
+Follows https://dev.adjust.com/en/api/s2s-api/events (address from memory, page not read:
+requests follow the conformance cases). Auth: the app token and the event's token, as query
 parameters. Limits: none documented; revenue is taken with two digits at least.
 
 A track becomes the event whose token the settings give for its name; others are not sent. Properties are sent as

@@ -1,6 +1,7 @@
 """Heap: events and the properties of people.
 
-Follows https://developers.heap.io/reference/track-1 and .../add-user-properties (read 2026-11). Auth: the environment's
+Follows https://developers.heap.io/reference/track-1 and .../add-user-properties (address from memory, page not read:
+requests follow the conformance cases). Auth: the environment's
 app id, in the body. Limits: 1,024 characters a property's value, 30 requests in 30 seconds per person and app.
 
 A track is an event of its name, an identify adds a person's properties. Heap knows no nested values: they are

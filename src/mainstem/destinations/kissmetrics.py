@@ -1,6 +1,7 @@
 """Kissmetrics: events, people's properties and aliases, each a GET.
 
-Follows https://support.kissmetrics.io/reference/api-specifications (read 2026-11). Auth: the product's API key, as a
+Follows https://support.kissmetrics.io/reference/api-specifications (address from memory, page not read:
+requests follow the conformance cases). Auth: the product's API key, as a
 query parameter. Limits: names of 255 characters; Kissmetrics answers 200 to everything.
 
 A track is an event of its name, a page `Viewed NAME Page`, a screen `Viewed NAME Screen`; an identify sets

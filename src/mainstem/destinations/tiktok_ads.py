@@ -1,7 +1,8 @@
 """TikTok Ads: website events by TikTok's Events API.
 
 Follows https://business-api.tiktok.com/portal/docs?id=1771100865818625 (Events API 2.0) and, for destinations that are
-still set to it, https://business-api.tiktok.com/portal/docs?id=1741601162187777 (Events API 1.0), v1.3, read 2026-11.
+still set to it, https://business-api.tiktok.com/portal/docs?id=1741601162187777 (Events API 1.0), v1.3
+(address from memory, page not read: requests follow the conformance cases).
 Auth: an access token in the header Access-Token. Limits: 1,000 events a request (1.0: 50).
 
 A track becomes the TikTok event of its name: those of the e-commerce spec, TikTok's own names, and what the settings
