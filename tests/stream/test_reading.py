@@ -94,3 +94,23 @@ async def test_readers_that_go_on_together_decode_a_commit_once(
         if number:
             assert reads == [number * PARTITIONS], "one read, without a search"
     await stream.close()
+
+
+async def test_a_reader_that_comes_in_the_very_moment_in_which_a_shared_read_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found the finished read again and again, which never gave the loop the turn to take it away."""
+    monkeypatch.setattr(reader, "_STRETCH_BYTES", 1)
+    stream = await opened(tmp_path)
+    for start, places in ((0, [0, 1]), (2, [0]), (3, [1])):
+        await append(stream, places, start)
+    # Both partitions go on from the end of this one stretch; the next one holds nothing of partition 1.
+    await stream.read(0, 0, max_records=1, max_bytes=1)
+    first = asyncio.create_task(stream.read(0, 1, max_records=1, max_bytes=1))
+    await asyncio.sleep(0)
+    (shared,) = stream._reading.values()
+    while not shared.done():
+        await asyncio.sleep(0)
+    second = await stream.read(1, 1, max_records=1, max_bytes=1)
+    assert [int(r.value) for r in [*await first, *second]] == [2, 3]
+    await stream.close()

@@ -113,7 +113,7 @@ class EmbeddedStream:
         self._reader = Reader(catalog, meta)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="stream-reader")
         self._cache = ExtentCache(meta.partitions, limits.cache_bytes)
-        self._reading: dict[int | tuple[int, int], asyncio.Future[Stretch | None]] = {}
+        self._reading: dict[int | tuple[int, int], asyncio.Task[Stretch | None]] = {}
         self._producer: Submissions | None = None
         self._producer_lock = asyncio.Lock()
         self._appender: Appender | None = None
@@ -221,11 +221,8 @@ class EmbeddedStream:
             key = (partition, offset) if sequence is None else sequence
             reading = self._reading.get(key)
             if reading is None:
-                reading = self._loop.run_in_executor(
-                    self._threads, self._reader.stretch, partition, offset, sequence
-                )
+                reading = self._loop.create_task(self._fetch(key, partition, offset, sequence))
                 self._reading[key] = reading
-                reading.add_done_callback(lambda done, key=key: self._loaded(key, done))  # type: ignore[misc]
             stretch = await asyncio.shield(reading)
             if stretch is None:
                 return None
@@ -236,13 +233,24 @@ class EmbeddedStream:
                 return None
             self._refuse_if_closed()
 
-    def _loaded(self, key: int | tuple[int, int], reading: asyncio.Future[Stretch | None]) -> None:
-        del self._reading[key]
-        if reading.cancelled() or reading.exception() is not None:
-            return
-        stretch = reading.result()
+    async def _fetch(
+        self, key: int | tuple[int, int], partition: int, offset: int, sequence: int | None
+    ) -> Stretch | None:
+        """Read a stretch, and keep it before anybody can see that it was read.
+
+        With a callback of the read instead, whoever came between its end and the callback would find the finished
+        read and the old cache, again and again: awaiting what is finished never gives the loop its turn.
+        """
+        try:
+            self._refuse_if_closed()
+            stretch = await self._loop.run_in_executor(
+                self._threads, self._reader.stretch, partition, offset, sequence
+            )
+        finally:
+            del self._reading[key]
         if stretch is not None:
             self._cache.add(stretch)
+        return stretch
 
     async def wait(self, positions: Mapping[int, int], *, timeout_s: float) -> bool:
         self._refuse_if_closed()
