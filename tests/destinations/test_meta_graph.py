@@ -20,7 +20,7 @@ def error(code: Any, **more: Any) -> dict[str, Any]:
     return {"error": {"code": code, "type": "OAuthException", "message": f"said {TOKEN}", **more}}
 
 
-@pytest.mark.parametrize("classify", [facebook_pixel.classify, facebook_conversions.classify])
+@pytest.mark.parametrize("classify", [facebook_pixel.SPEC.classify, facebook_conversions.SPEC.classify])
 @pytest.mark.parametrize(
     ("status", "body", "kind", "facts"),
     [

@@ -14,14 +14,11 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from mainstem.destinations.base import (
-    Delivery,
     DestinationSpec,
     MapContext,
     Mapper,
     MappingTable,
     Payloads,
-    Request,
-    Response,
 )
 from mainstem.destinations.kit.refuse import refuse, settled
 from mainstem.destinations.kit.values import mapping, pairs, truthy, without_none
@@ -32,17 +29,16 @@ from mainstem.destinations.meta_graph import (
     category_text,
     checked_place,
     checked_time,
-    content,
-    delivery_category,
+    classify_event,
+    contents_of,
     event_name_of,
     events_call,
     is_hashed,
     money,
     need_properties,
-    product_id,
     products,
-    read_answer,
     renamed_events,
+    search_query,
     server_event,
     user_data,
 )
@@ -98,16 +94,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def _contents(properties: _Properties) -> dict[str, Json]:
-    ids: list[Json] = []
-    contents: list[Json] = []
     # A product's own events have it in the properties themselves.
-    for product in products(properties) or (properties,):
-        if truthy(item := product_id(product)):
-            ids.append(item)
-            entry = content(item, product, properties)
-            if (way := delivery_category(product, properties)) is not None:
-                entry["delivery_category"] = way
-            contents.append(entry)
+    ids, contents = contents_of(products(properties) or (properties,), properties)
     return {"content_ids": ids, "contents": contents, "content_type": "product"}
 
 
@@ -131,9 +119,7 @@ def _product(properties: _Properties) -> dict[str, Json]:
 
 
 def _search(properties: _Properties) -> dict[str, Json]:
-    query = properties.get("query")
-    if truthy(query) and (isinstance(query, bool) or not isinstance(query, str | int | float)):
-        refuse("`properties.query` is no text; send what was searched for")
+    query = search_query(properties)
     return {
         **_contents(properties),
         "content_category": category_text(properties.get("category")) or None,
@@ -239,11 +225,6 @@ def make_mapper(config: Config) -> Mapper:
     return settled(to_calls)
 
 
-def classify(request: Request, response: Response) -> Delivery | None:
-    """Meta says how many events it received; its errors have codes."""
-    return read_answer(request, response, lambda body: body.get("events_received") == 1)
-
-
 SPEC = DestinationSpec(
     name="FACEBOOK_CONVERSIONS",
     title="Facebook Conversions",
@@ -252,7 +233,7 @@ SPEC = DestinationSpec(
     message_types=frozenset({"track", "page", "screen"}),
     doc_url="https://developers.facebook.com/docs/marketing-api/conversions-api",
     mapper=make_mapper,
-    classify=classify,
+    classify=classify_event,
     proof="body",
     tables=(MappingTable(title="Who (`user_data`)", rows=PERSON.rows),),
     limits=LIMITS,

@@ -14,14 +14,11 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from mainstem.destinations.base import (
-    Delivery,
     DestinationSpec,
     MapContext,
     Mapper,
     MappingTable,
     Payloads,
-    Request,
-    Response,
 )
 from mainstem.destinations.kit.refuse import refuse, settled
 from mainstem.destinations.kit.values import (
@@ -42,8 +39,9 @@ from mainstem.destinations.meta_graph import (
     category_text,
     checked_place,
     checked_time,
+    classify_event,
     content,
-    delivery_category,
+    contents_of,
     event_name_of,
     events_call,
     is_hashed,
@@ -51,8 +49,8 @@ from mainstem.destinations.meta_graph import (
     need_properties,
     product_id,
     products,
-    read_answer,
     renamed_events,
+    search_query,
     server_event,
     user_data,
 )
@@ -148,15 +146,7 @@ def _one_product(
 
 
 def _basket(properties: _Properties, config: Config, content_type: Callable[[str], Json]) -> dict[str, Json]:
-    ids: list[Json] = []
-    contents: list[Json] = []
-    for product in products(properties):
-        if truthy(item := product_id(product)):
-            ids.append(item)
-            entry = content(item, product, properties)
-            if (way := delivery_category(product, properties)) is not None:
-                entry["delivery_category"] = way
-            contents.append(entry)
+    ids, contents = contents_of(products(properties), properties)
     return {
         "content_category": category_text(properties.get("category")),
         "content_ids": ids,
@@ -169,9 +159,7 @@ def _basket(properties: _Properties, config: Config, content_type: Callable[[str
 
 
 def _search(properties: _Properties, config: Config, content_type: Callable[[str], Json]) -> dict[str, Json]:
-    query = properties.get("query")
-    if truthy(query) and (isinstance(query, bool) or not isinstance(query, str | int | float)):
-        refuse("`properties.query` is no text; send what was searched for")
+    query = search_query(properties)
     item = product_id(properties)
     return {
         "content_ids": [item] if truthy(item) else [],
@@ -295,11 +283,6 @@ def _action_source(channel: Json) -> str:
     return {"web": "website", "mobile": "app"}.get(channel, "other") if isinstance(channel, str) else "other"
 
 
-def classify(request: Request, response: Response) -> Delivery | None:
-    """Meta says how many events it received; its errors have codes."""
-    return read_answer(request, response, lambda body: body.get("events_received") == 1)
-
-
 SPEC = DestinationSpec(
     name="FACEBOOK_PIXEL",
     title="Facebook Pixel",
@@ -308,7 +291,7 @@ SPEC = DestinationSpec(
     message_types=frozenset({"identify", "track", "page", "screen"}),
     doc_url="https://developers.facebook.com/docs/marketing-api/conversions-api",
     mapper=make_mapper,
-    classify=classify,
+    classify=classify_event,
     proof="body",
     tables=(MappingTable(title="Who (`user_data`)", rows=PERSON.rows),),
     limits=LIMITS,

@@ -5,7 +5,7 @@ Follows https://developers.facebook.com/docs/marketing-api/conversions-api (v25.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -310,7 +310,31 @@ def content(item_id: Json, product: Mapping[str, Json], properties: Mapping[str,
     return entry
 
 
-def delivery_category(entry: Mapping[str, Json], properties: Mapping[str, Json]) -> str | None:
+def contents_of(
+    items: Iterable[Mapping[str, Json]], properties: Mapping[str, Json]
+) -> tuple[list[Json], list[Json]]:
+    """Return `content_ids` and `contents` of the products that have an id, with the way they reach the buyer."""
+    ids: list[Json] = []
+    contents: list[Json] = []
+    for product in items:
+        if truthy(item := product_id(product)):
+            ids.append(item)
+            entry = content(item, product, properties)
+            if (way := _delivery_category(product, properties)) is not None:
+                entry["delivery_category"] = way
+            contents.append(entry)
+    return ids, contents
+
+
+def search_query(properties: Mapping[str, Json]) -> Json:
+    """Return what was searched for; an event whose query is no text is refused."""
+    query = properties.get("query")
+    if truthy(query) and (isinstance(query, bool) or not isinstance(query, str | int | float)):
+        refuse("`properties.query` is no text; send what was searched for")
+    return query
+
+
+def _delivery_category(entry: Mapping[str, Json], properties: Mapping[str, Json]) -> str | None:
     """Return how a purchase reaches the buyer, if it is one of the ways that Meta knows."""
     way = entry.get("delivery_category") or properties.get("delivery_category")
     return way if isinstance(way, str) and way in _DELIVERIES else None
@@ -460,3 +484,8 @@ def read_answer(
     if response.status == 200:
         return Rejected(reason, answer)
     return None
+
+
+def classify_event(request: Request, response: Response) -> Delivery | None:
+    """Meta says how many events it received; its errors have codes."""
+    return read_answer(request, response, lambda body: body.get("events_received") == 1)
