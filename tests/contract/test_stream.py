@@ -265,8 +265,10 @@ class Worker:
     def __init__(self, owners: dict[int, "Worker"]) -> None:
         self.owners = owners
         self.changed = asyncio.Event()
+        self.times_assigned = 0
 
     async def on_assign(self, partitions: frozenset[int]) -> None:
+        self.times_assigned += 1
         for partition in partitions:
             assert partition not in self.owners, "two owners"
             self.owners[partition] = self
@@ -304,6 +306,32 @@ async def test_members_share_the_partitions(stream: Stream) -> None:
     await third.leave()
     assert owners == {}
     await other.leave()
+
+
+async def test_one_that_replaces_a_member_takes_over_everything_at_once(stream: Stream) -> None:
+    """Never half of it: a person's events before and after login would be in two workers' hands."""
+    owners: dict[int, Worker] = {}
+    one, other, heir, next_heir = (Worker(owners) for _ in range(4))
+    first = await stream.join("g", on_assign=one.on_assign, on_revoke=one.on_revoke, seat="worker.0")
+    assert first.partitions == frozenset(range(PARTITIONS))
+    second = await stream.join("g", on_assign=heir.on_assign, on_revoke=heir.on_revoke, seat="worker.0")
+    third = await stream.join(
+        "g", on_assign=next_heir.on_assign, on_revoke=next_heir.on_revoke, seat="worker.0"
+    )
+    await asyncio.sleep(1.0)  # the period in which members look at each other is 0.4 s
+    assert first.partitions == frozenset(range(PARTITIONS))
+    assert second.partitions == third.partitions == frozenset()
+    await first.leave()
+    await heir.until(PARTITIONS)
+    assert heir.times_assigned == 1
+    another = await stream.join("g", on_assign=other.on_assign, on_revoke=other.on_revoke, seat="worker.1")
+    await asyncio.gather(heir.until(2), other.until(2))
+    await second.leave()
+    await asyncio.gather(next_heir.until(2), other.until(2))
+    await another.leave()
+    await next_heir.until(PARTITIONS)
+    await third.leave()
+    assert owners == {}
 
 
 async def test_a_group_cannot_commit_what_it_does_not_own(stream: Stream) -> None:

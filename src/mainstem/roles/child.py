@@ -37,7 +37,7 @@ async def _run(role_name: str, name: str, fd: int | None) -> int:
     settings = settings_from_json(await channel.settings())
     log.configure(settings.log_level, settings.log_format)
     clock = SystemClock()
-    role = _gateway(settings, clock, fd) if role_name == "gateway" else _worker(settings, clock)
+    role = _gateway(settings, clock, fd) if role_name == "gateway" else _worker(settings, clock, name)
     async with contextlib.AsyncExitStack() as stack:
         await role.start(stack)
         terminated = asyncio.Event()
@@ -77,10 +77,10 @@ def _gateway(settings: Settings, clock: Clock, fd: int | None) -> "GatewayRole |
     return GatewayRole(settings, clock, socket.socket(fileno=fd))
 
 
-def _worker(settings: Settings, clock: Clock) -> "GatewayRole | WorkerRole":
+def _worker(settings: Settings, clock: Clock, name: str) -> "GatewayRole | WorkerRole":
     from mainstem.roles.worker_role import WorkerRole
 
-    return WorkerRole(settings, clock)
+    return WorkerRole(settings, clock, seat=name)
 
 
 async def _alive() -> Any:

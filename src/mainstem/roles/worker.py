@@ -56,11 +56,17 @@ class Worker:
         *,
         geo: GeoDatabase | None,
         drain_timeout_s: float,
+        seat: str = "",
     ) -> None:
+        """
+        Args:
+            seat: see `Stream.join`: the process that replaces this one has the same.
+        """
         self._around = around
         self._source = source
         self._geo = geo
         self._drain_timeout_s = drain_timeout_s
+        self._seat = seat
         self._running: dict[str, _Running] = {}
         self._refused: dict[str, str] = {}
         """Why a destination does not run, by its id."""
@@ -78,7 +84,7 @@ class Worker:
         workspace = await self._source.current()
         await self._apply(workspace)
         self._membership = await self._around.stream.join(
-            GROUP, on_assign=self._assigned, on_revoke=self._revoked
+            GROUP, on_assign=self._assigned, on_revoke=self._revoked, seat=self._seat
         )
         self._tasks = [
             asyncio.create_task(self._follow_workspace(), name="follow the workspace"),

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class WorkerRole:
     """One worker process."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, seat: str = "") -> None:
+        self._seat = seat
         self._settings = settings
         self._clock = clock
         self._worker: Worker | None = None
@@ -47,7 +48,9 @@ class WorkerRole:
             clock=clock,
             data_dir=Path(settings.data_dir),
         )
-        self._worker = Worker(self._around, source, geo=geo, drain_timeout_s=settings.drain_timeout_s)
+        self._worker = Worker(
+            self._around, source, geo=geo, drain_timeout_s=settings.drain_timeout_s, seat=self._seat
+        )
         await self._worker.start()
 
     async def stop(self) -> None:

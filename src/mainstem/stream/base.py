@@ -259,8 +259,18 @@ class Stream(Protocol):
         """Remove a cursor; it no longer holds retention back."""
         ...
 
-    async def join(self, group: str, *, on_assign: OnAssign, on_revoke: OnRevoke) -> Membership:
-        """Join a group of workers; partitions come and go through the callbacks until `leave`."""
+    async def join(
+        self, group: str, *, on_assign: OnAssign, on_revoke: OnRevoke, seat: str = ""
+    ) -> Membership:
+        """Join a group of workers; partitions come and go through the callbacks until `leave`.
+
+        Args:
+            group: its name.
+            on_assign: called with partitions that are owned from now on.
+            on_revoke: called with partitions that are given away when it returns.
+            seat: of members in the same seat (a worker and the process that replaces it) only the first owns
+                anything; when it has left or died, everything passes to the next at once. Empty: none.
+        """
         ...
 
     async def find(self, dedup_key: bytes) -> Sequence[Found]:

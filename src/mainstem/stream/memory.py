@@ -164,9 +164,11 @@ class MemoryStream:
         self._refuse_if_closed()
         self._cursors.pop(cursor, None)
 
-    async def join(self, group: str, *, on_assign: OnAssign, on_revoke: OnRevoke) -> "_Member":
+    async def join(
+        self, group: str, *, on_assign: OnAssign, on_revoke: OnRevoke, seat: str = ""
+    ) -> "_Member":
         self._refuse_if_closed()
-        member = _Member(self, group, on_assign, on_revoke)
+        member = _Member(self, group, on_assign, on_revoke, seat)
         self._groups.setdefault(group, []).append(member)
         await self._rebalance(group)
         return member
@@ -249,7 +251,10 @@ class MemoryStream:
     # ------------------------------------------------------------ own
 
     async def _rebalance(self, group: str) -> None:
-        members = self._groups[group]
+        first = {member.seat: member for member in reversed(self._groups[group])}
+        members = [
+            member for member in self._groups[group] if not member.seat or first[member.seat] is member
+        ]
         share, extra = divmod(self.partitions, len(members))
         quotas = [share + (1 if index < extra else 0) for index in range(len(members))]
         for member, quota in zip(members, quotas, strict=True):
@@ -339,7 +344,10 @@ class _MemoryProducer:
 class _Member:
     """One member of a group, in this process."""
 
-    def __init__(self, stream: MemoryStream, group: str, on_assign: OnAssign, on_revoke: OnRevoke) -> None:
+    def __init__(
+        self, stream: MemoryStream, group: str, on_assign: OnAssign, on_revoke: OnRevoke, seat: str
+    ) -> None:
+        self.seat = seat
         self._stream = stream
         self._group = group
         self._on_assign = on_assign

@@ -4,6 +4,10 @@
 dies; there are no heartbeats and no time-outs to guess. `groups/<group>/members/<id>` is held by each live
 member: the number of them tells everybody's fair share. Every 0.4 s a member gives away what is
 above its share, and takes what is free below it. Partitions stay where they are as far as fairness allows.
+
+A member's id is `<random>` or, where it has a seat, `<random>.<seat>.<number>`, the number being above that of
+everybody who is there. Who has somebody before it in its seat counts for nobody, itself included, until that one
+has left: then everything passes over at once.
 """
 
 import asyncio
@@ -21,13 +25,22 @@ from mainstem.stream.embedded.locks import FileLock
 
 _log: FilteringBoundLogger = structlog.get_logger(module=__name__)
 _PERIOD_S: Final = 0.4
+_HEIR_PERIOD_S: Final = 0.02
+"""How often one looks that waits for its seat: nobody delivers from when it is free."""
+_LONG_WAIT_S: Final = 30.0
 
 
 class FileMembership:
     """This process's place in a group."""
 
     def __init__(
-        self, directory: Path, group: str, partitions: int, on_assign: OnAssign, on_revoke: OnRevoke
+        self,
+        directory: Path,
+        group: str,
+        partitions: int,
+        on_assign: OnAssign,
+        on_revoke: OnRevoke,
+        seat: str = "",
     ) -> None:
         self._directory = directory / "groups" / quote(group, safe="")
         self._members = self._directory / "members"
@@ -36,10 +49,13 @@ class FileMembership:
         self._on_assign = on_assign
         self._on_revoke = on_revoke
         self._owned: dict[int, FileLock] = {}
-        self._id = uuid.uuid4().hex
         self._left = asyncio.Event()
+        own = self._id = uuid.uuid4().hex
+        if seat:
+            self._id = f"{own}.{_seat_part(seat)}.{self._next_number(seat)}"
+        self._waits_since_s = 0.0
         # The name appears only once it is locked: a member is never taken for dead while it joins.
-        joining = self._directory / f"joining-{self._id}"
+        joining = self._directory / f"joining-{own}"
         self._alive = FileLock(joining)
         if not self._alive.try_take():
             raise AssertionError("a name of our own is locked by another")
@@ -77,10 +93,15 @@ class FileMembership:
             except Exception:  # noqa: BLE001 - one failed callback must not end the membership
                 _log.exception("a callback of the group failed")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._left.wait(), _PERIOD_S)
+                period_s = _HEIR_PERIOD_S if self._waits_since_s else _PERIOD_S
+                await asyncio.wait_for(self._left.wait(), period_s)
 
     async def _settle(self) -> None:
-        members = self._live_members()
+        members = seated(self._live_members())
+        if self._id not in members:
+            self._wait_for_the_seat()
+            return
+        self._waits_since_s = 0.0
         share, extra = divmod(self._all, len(members))
         quota = share + (1 if members.index(self._id) < extra else 0)
         await self._release(frozenset(sorted(self._owned)[quota:]))
@@ -106,6 +127,17 @@ class FileMembership:
         for partition in partitions:
             self._owned.pop(partition).close()
 
+    def _next_number(self, seat: str) -> int:
+        numbers = [number for where, number in map(_place, self._live_members()) if where == _seat_part(seat)]
+        return max(numbers, default=0) + 1
+
+    def _wait_for_the_seat(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self._waits_since_s = self._waits_since_s or now_s
+        if now_s - self._waits_since_s > _LONG_WAIT_S:
+            self._waits_since_s = now_s
+            _log.warning("waits for the one before it in its seat to end", member=self._id)
+
     def _live_members(self) -> list[str]:
         live: list[str] = []
         for path in sorted(self._members.iterdir()):
@@ -122,3 +154,22 @@ class FileMembership:
                 live.append(path.name)
             lock.close()
         return live
+
+
+def seated(live: list[str]) -> list[str]:
+    """Return those of the live members who have nobody before them in their seat."""
+    first: dict[str, int] = {}
+    for seat, number in map(_place, live):
+        first[seat] = min(number, first.get(seat, number))
+    return [name for name in live if _place(name)[1] == first[_place(name)[0]]]
+
+
+def _place(member_id: str) -> tuple[str, int]:
+    """Return the seat and the number in it."""
+    own, _, place = member_id.partition(".")
+    seat, _, number = place.partition(".")
+    return (seat, int(number)) if number else (own, 0)
+
+
+def _seat_part(seat: str) -> str:
+    return quote(seat, safe="").replace(".", "%2E")

@@ -320,9 +320,11 @@ class EmbeddedStream:
     async def forget(self, cursor: str) -> None:
         await self._in_thread(self._meta.forget, cursor)
 
-    async def join(self, group: str, *, on_assign: OnAssign, on_revoke: OnRevoke) -> FileMembership:
+    async def join(
+        self, group: str, *, on_assign: OnAssign, on_revoke: OnRevoke, seat: str = ""
+    ) -> FileMembership:
         self._refuse_if_closed()
-        member = FileMembership(self._directory, group, self.partitions, on_assign, on_revoke)
+        member = FileMembership(self._directory, group, self.partitions, on_assign, on_revoke, seat)
         self._members.append((group, member))
         await member.start()
         self._upkeep.start()
