@@ -121,18 +121,24 @@ def _hold_zones() -> None:
             raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {key}")
         return io.BytesIO(data)
 
-    def load_for_dateutil(key: str) -> io.BytesIO:
-        data = zones.get(key)
-        if data is None:
-            raise not_found("Time zone not found: %s", zone_key=key)
-        return io.BytesIO(data)
-
     zoneinfo.reset_tzpath(())
     # Where both packages read the tzdata package; there is no public place to give them bytes by name.
     importlib.import_module("zoneinfo._common").load_tzdata = load  # type: ignore[attr-defined]
-    behind_dateutil = importlib.import_module("dateutil._tzdata_impl")
-    not_found = behind_dateutil.TZFileNotFound
-    behind_dateutil._load_tzdata = load_for_dateutil  # type: ignore[attr-defined]
+    tz, zone_files = importlib.import_module("dateutil.tz.tz"), importlib.import_module("dateutil.zoneinfo")
+    tz.TZPATHS = []  # type: ignore[attr-defined]
+    bundled: Any = zone_files.ZoneInfoFile()
+    bundled.zones = _Zones()
+    zone_files.get_zonefile_instance._cached_instance = bundled
+
+
+class _Zones:
+    """What dateutil looks a zone up in: the interpreter's zones, of this year, and not its own of another."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        try:
+            return zoneinfo.ZoneInfo(key)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+            return default
 
 
 def _io() -> ModuleType:
