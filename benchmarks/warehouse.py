@@ -30,6 +30,7 @@ from mainstem.stream.base import NewRecord
 from mainstem.stream.open import open_stream
 from mainstem.warehouse.loaders import duckdb as engine
 from mainstem.warehouse.rows import Facts, compile_rows, options_of
+from mainstem.warehouse.shapes import shapes_of
 from mainstem.warehouse.writer import WarehouseWriter
 
 EVENTS = 200_000
@@ -95,7 +96,8 @@ async def ours(folder: Path, count: int) -> float:
             )
         await producer.append(records)
     config = engine.Config(sync_frequency=1_000.0)
-    compiled = compile_rows(options_of(config, engine.SPEC.provider))
+    options = options_of(config, engine.SPEC.provider)
+    compiled = compile_rows(options)
     facts = Facts(source_id="web")
 
     def to_rows(event: Event) -> Any:
@@ -116,6 +118,7 @@ async def ours(folder: Path, count: int) -> float:
             config=config,
             decode=canonical_event,
             to_rows=to_rows,
+            shapes=shapes_of(options, to_rows),
             data_dir=folder,
             clock=clock,
         ),

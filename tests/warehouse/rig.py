@@ -20,10 +20,13 @@ from mainstem.ledger.base import CountKey, Ledger, LedgerError
 from mainstem.ledger.memory import MemoryLedger
 from mainstem.stream.base import NewRecord, Record, Stream
 from mainstem.stream.memory import MemoryStream
+from mainstem.warehouse.kinds import kept
 from mainstem.warehouse.loader import Loader, LoaderSpec
 from mainstem.warehouse.loaders import duckdb
+from mainstem.warehouse.naming import engine_of
 from mainstem.warehouse.rows import Facts, Row, RowsRefused, compile_rows, options_of
 from mainstem.warehouse.settings import WarehouseSettings
+from mainstem.warehouse.shapes import Shapes
 from mainstem.warehouse.writer import WarehouseWriter
 
 PARTITIONS = 4
@@ -128,6 +131,7 @@ class Rig:
             config=self.config,
             decode=canonical_event,
             to_rows=self._to_rows,
+            shapes=Shapes(self._to_rows, kept(engine_of(duckdb.SPEC.provider)), worth_it=3),
             data_dir=self.folder,
             clock=self.clock,
         )

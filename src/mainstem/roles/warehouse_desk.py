@@ -344,7 +344,7 @@ async def _gather(
             place = (namespace, row.table)
             if place not in gathered:
                 gathered[place] = TableRows(row.table, folder, len(gathered))
-            gathered[place].add(row.data, row.columns)
+            gathered[place].add(row.data, row.columns, event.sequence)
 
 
 def _fresh(folder: Path) -> None:

@@ -18,6 +18,7 @@ from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.naming import namespace_of
 from mainstem.warehouse.rows import Facts, Row, RowsRefused, compile_rows, options_of
 from mainstem.warehouse.settings import WarehouseSettings
+from mainstem.warehouse.shapes import Shapes, shapes_of
 from mainstem.warehouse.writer import WarehouseWriter
 
 
@@ -30,6 +31,8 @@ class Tables(msgspec.Struct, frozen=True):
     to_rows: Callable[[Event], tuple[str, Sequence[Row]]]
     """The namespace and the rows of an event. Raises RowsRefused."""
     decode: Callable[[StoredEvent], Event]
+    shapes: Shapes | None
+    """The fast way of `to_rows`."""
     namespaces: Mapping[str, str]
     """Of each source that has a way here."""
     data_dir: Path
@@ -54,7 +57,8 @@ def tables_of(plan: DestinationPlan, decoder: Decoder, data_dir: Path) -> Tables
     if spec is None:
         raise FlowRefused(f"destination {destination.id}: no engine for type {plan.spec.name}")
     config = destination.config
-    compiled = compile_rows(options_of(config, spec.provider))
+    options = options_of(config, spec.provider)
+    compiled = compile_rows(options)
     facts = {source_id: _facts(plan.facts_of(source_id)) for source_id in plan.source_names}
     namespaces = {
         source_id: namespace_of(name, spec.provider, configured=config.namespace)
@@ -74,7 +78,7 @@ def tables_of(plan: DestinationPlan, decoder: Decoder, data_dir: Path) -> Tables
     def decode(stored: StoredEvent) -> Event:
         return decoder.enriched(canonical_event(stored))
 
-    return Tables(plan, spec, config, to_rows, decode, namespaces, data_dir)
+    return Tables(plan, spec, config, to_rows, decode, shapes_of(options, to_rows), namespaces, data_dir)
 
 
 def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> BatchFlow:
@@ -90,6 +94,7 @@ def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroun
         config=tables.config,
         decode=tables.decode,
         to_rows=tables.to_rows,
+        shapes=tables.shapes,
         data_dir=around.data_dir,
         clock=around.clock,
     )

@@ -4,10 +4,10 @@ staging -> **fit** -> loader. No value is lost: one that its column can't hold i
 with its row's id, its column and the reason; its row is loaded without it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import pyarrow as pa
@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mainstem.warehouse.schema import USERS, Columns, ColumnType
-from mainstem.warehouse.staging import Chunk, TableRows, values_of
-from mainstem.warehouse.values import ARROW, array_of, text_of
+from mainstem.warehouse.staging import NUMBER, Chunk, TableRows, values_of
+from mainstem.warehouse.values import ARROW, Unfit, array_of, moment_of, text_of
 
 Json = Any
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NEVER: Final = (datetime.min.replace(tzinfo=UTC), -1)
 
 
 class Discard(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ def write_parquet(
     columns = {name: target[name] for name in rows.columns if name in target}
     columns = {name: kind for name, kind in columns.items() if name.lower() not in ("uuid_ts", "loaded_at")}
     schema = pa.schema([pa.field(name, ARROW[kind]) for name, kind in columns.items()])
-    keep = _Keep(rows, named("id"), named("received_at"))
+    keep = _Keep(rows, named("id"))
     written = 0
     with pq.ParquetWriter(str(path), schema, compression="zstd") as writer:
         if rows.table.lower() == USERS:
@@ -85,29 +86,47 @@ def write_parquet(
 class _Keep:
     """Which rows stay of those with the same id in one load: the last received."""
 
-    def __init__(self, rows: TableRows, id_column: str, time_column: str) -> None:
+    def __init__(self, rows: TableRows, id_column: str) -> None:
         self._id = id_column
-        self._last: dict[str, int] = {}
-        self._doubled = False
-        self._at = 0
-        if id_column not in rows.columns:
+        self._last: dict[Json, tuple[int, int]] = {}
+        self._start = 0
+        """How many rows came before; decides between rows of one event."""
+        if id_column not in rows.columns or not self._any_twice(rows):
             return
-        at = 0
+        for start, chunk, ids in self._ids(rows):
+            for index, (row_id, number) in enumerate(zip(values_of(ids), _numbers(chunk), strict=True)):
+                if row_id is not None:
+                    place = (number, start + index)
+                    self._last[row_id] = max(place, self._last.get(row_id, place))
+
+    def _ids(self, rows: TableRows) -> Iterator[tuple[int, Chunk, Any]]:
+        start = 0
         for chunk in rows.chunks():
-            if id_column in chunk.columns.column_names:
-                for index, row_id in enumerate(values_of(chunk.columns[id_column])):
-                    if row_id is not None:
-                        self._doubled = self._doubled or row_id in self._last
-                        self._last[row_id] = at + index
-            at += chunk.columns.num_rows
+            if self._id in chunk.columns.column_names:
+                yield start, chunk, chunk.columns[self._id]
+            start += chunk.columns.num_rows
+
+    def _any_twice(self, rows: TableRows) -> bool:
+        found = [ids for _, _, ids in self._ids(rows)]
+        if any(ids.type != found[0].type for ids in found):
+            return True  # it is not known: each is looked at
+        ids = pa.chunked_array([piece for one in found for piece in one.chunks])
+        return len(ids) - ids.null_count != pc.count_distinct(ids, mode="only_valid").as_py()
 
     def of(self, chunk: Chunk, fitted: Any) -> Any:
-        start, self._at = self._at, self._at + chunk.columns.num_rows
-        if not self._doubled or self._id not in chunk.columns.column_names:
+        start, self._start = self._start, self._start + chunk.columns.num_rows
+        if not self._last or self._id not in chunk.columns.column_names:
             return fitted
         ids = values_of(chunk.columns[self._id])
-        mask = [row_id is None or self._last[row_id] == start + index for index, row_id in enumerate(ids)]
+        mask = [
+            row_id is None or self._last[row_id] == (number, start + index)
+            for index, (row_id, number) in enumerate(zip(ids, _numbers(chunk), strict=True))
+        ]
         return fitted.filter(pa.array(mask))
+
+
+def _numbers(chunk: Chunk) -> Sequence[int]:
+    return cast("list[int]", chunk.columns[NUMBER].to_pylist())
 
 
 def _fitted(
@@ -136,6 +155,12 @@ def fitted_column(
     """Return a column in the wanted type, and what does not fit: (row, value, reason)."""
     if column.type == ARROW[wanted] and (wanted != "json" or given == "json"):
         return column.combine_chunks(), ()
+    if given == wanted == "datetime" and column.type == pa.string():
+        try:
+            # Arrow reads what nearly all times look like, ISO 8601 with a zone, in one go.
+            return column.combine_chunks().cast(ARROW["datetime"]), ()
+        except pa.ArrowInvalid:
+            pass  # some are written otherwise, or are none
     if given == "int" and wanted == "float" and column.type == ARROW["int"]:
         return pc.cast(column.combine_chunks(), pa.float64(), safe=False), ()
     values = values_of(column)
@@ -146,10 +171,7 @@ def fitted_column(
 
 
 def _written(value: Json) -> Json:
-    """Return a value for a column of texts: times as ISO 8601, whole numbers without a point."""
-    if isinstance(value, datetime):
-        text = value.isoformat(timespec="milliseconds" if value.microsecond % 1000 == 0 else "microseconds")
-        return text.replace("+00:00", "Z")
+    """Return a value for a column of texts: whole numbers without a point."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return value
@@ -170,8 +192,14 @@ def _discard(
 
     ids, times = at("id"), at("received_at")
     for index, value, reason in unfit:
-        moment = times[index] if isinstance(times[index], datetime) else None
-        on_discard(Discard(table, text_of(ids[index] or ""), column, value, reason, moment))
+        on_discard(Discard(table, text_of(ids[index] or ""), column, value, reason, _moment(times[index])))
+
+
+def _moment(value: Json) -> datetime | None:
+    try:
+        return None if value is None else moment_of(value)
+    except Unfit:
+        return None
 
 
 def _latest_by_id(
@@ -183,15 +211,15 @@ def _latest_by_id(
     """Return one row an id: column by column the last value that is not null, by received_at."""
     id_column, time_column = named("id"), named("received_at")
     latest: dict[Any, dict[str, Json]] = {}
-    times: dict[Any, dict[str, datetime]] = {}
+    times: dict[Any, dict[str, tuple[datetime, int]]] = {}
     for chunk in rows.chunks():
         fitted = _fitted(chunk, columns, rows.table, named, on_discard).to_pylist()
-        for row in fitted:
+        for row, number in zip(fitted, _numbers(chunk), strict=True):
             row_id = row.get(id_column)
-            at = row.get(time_column) or _EPOCH
+            at = (row.get(time_column) or _EPOCH, number)
             held, moments = latest.setdefault(row_id, {}), times.setdefault(row_id, {})
             for name, value in row.items():
-                if value is not None and at >= moments.get(name, _EPOCH):
+                if value is not None and at >= moments.get(name, _NEVER):
                     held[name], moments[name] = value, at
     made: Mapping[str, list[Json]] = {name: [held.get(name) for held in latest.values()] for name in columns}
     return pa.table(

@@ -25,11 +25,13 @@ _INT_MAX: Final = 2**63 - 1
 _SAFE: Final = 2**53
 """The whole numbers that JavaScript and a 64 bit float know apart."""
 
-_MOMENT: Final = re.compile(
-    r"(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
+MOMENT_PATTERN: Final = (
+    r"^(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
     r"(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]+)?)?"
-    r"(?:[zZ]|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)?)?",
+    r"(?:[zZ]|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)?)?\z"
 )
+"""A time as ISO 8601 writes it, or a date; for RE2, which is what Arrow has."""
+_MOMENT: Final = re.compile(MOMENT_PATTERN.removesuffix(r"\z"))
 
 _encode: Final = msgspec.json.Encoder().encode
 

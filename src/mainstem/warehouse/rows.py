@@ -325,7 +325,7 @@ class _Compiled:
             tracks = Row(self.namer.fixed("tracks"), columns | self._filled, dict(data))
             self._put_full(tracks.data, tracks.columns, message)
             if record is not None:
-                tracks.data[names["record_id"]] = _text(record)
+                tracks.data[names["record_id"]] = id_text_of(record)
                 tracks.columns[names["record_id"]] = "string"
             rows.append(tracks)
         elif not self.as_rudderstack:
@@ -444,7 +444,7 @@ class _Compiled:
         if kind == "merge":
             given = message.get("mergeProperties")
             pairs = [
-                (_text(item["type"]), item["value"])
+                (id_text_of(item["type"]), item["value"])
                 for item in (given if isinstance(given, list) else ())
                 if isinstance(item, dict) and not _blank(item.get("type")) and not _blank(item.get("value"))
             ]
@@ -454,7 +454,7 @@ class _Compiled:
             pairs = [("user_id", message.get("userId")), ("user_id", message.get("previousId"))]
         else:
             pairs = [("anonymous_id", message.get("anonymousId")), ("user_id", message.get("userId"))]
-        pairs = [(name, _text(value)) for name, value in pairs if not _blank(value)]
+        pairs = [(name, id_text_of(value)) for name, value in pairs if not _blank(value)]
         if not pairs or (kind == "alias" and len(pairs) != 2):
             return []
         data: dict[str, Json] = {}
@@ -479,7 +479,7 @@ class _Compiled:
                 value = get(field)
                 if value is None or value == "":
                     continue
-                data[column] = value = value if type(value) is str else _text(value)
+                data[column] = value = value if type(value) is str else id_text_of(value)
                 columns[column] = "datetime" if time else "string" if len(value) < short else typed(value)
         context = message.get("context")
         passed = context.get("ip") if isinstance(context, dict) else None
@@ -507,7 +507,7 @@ class _Compiled:
                 value = in_utc(value)
             data[column], columns[column] = value, kind
         elif value is not None and value != "":
-            data[column] = text = value if type(value) is str else _text(value)
+            data[column] = text = value if type(value) is str else id_text_of(value)
             columns[column] = "datetime" if time else self._typed_text(text)
 
     def _typed_text(self, text: str) -> ColumnType:
@@ -525,7 +525,7 @@ class _Compiled:
     def _identified(self, row: Row, record: Json) -> None:
         """Give a row the id that its record has at its source."""
         kind, value = self._typed(record)
-        row.data[self._n["id"]] = value if self.as_rudderstack else _text(record)
+        row.data[self._n["id"]] = value if self.as_rudderstack else id_text_of(record)
         row.columns[self._n["id"]] = kind if self.as_rudderstack else "string"
 
     def _record(self, message: Mapping[str, Json], facts: Facts) -> Json:
@@ -741,10 +741,10 @@ def _json_paths(paths: Sequence[str]) -> dict[tuple[str, str], frozenset[Path]]:
 def _event_name(value: Json) -> str:
     if value is None or isinstance(value, dict | list):
         return ""
-    return value if isinstance(value, str) else _text(value)
+    return value if isinstance(value, str) else id_text_of(value)
 
 
-def _text(value: Json) -> str:
+def id_text_of(value: Json) -> str:
     """Return a value as the text of an id: 100, not 100.0."""
     if isinstance(value, str):
         return value

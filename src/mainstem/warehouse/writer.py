@@ -44,17 +44,18 @@ from mainstem.warehouse.schema import (
     widened,
 )
 from mainstem.warehouse.settings import WarehouseSettings, excluded
-from mainstem.warehouse.staging import TableRows
+from mainstem.warehouse.shapes import Shape, Shapes, ToRows
+from mainstem.warehouse.staging import Part, TableRows
 
 _log = logger(__name__)
 
 _MAX_CELLS: Final = 3_000_000
 """Values that wait in memory, over all tables of a plan."""
+_MAX_WAITING_CELLS: Final = 400_000
+"""Values that wait as events, to be made columns."""
 _MAX_NAMESPACES: Final = 64
 
 Decode = Callable[[StoredEvent], Event]
-ToRows = Callable[[Event], tuple[str, Sequence[Row]]]
-"""Returns the namespace and the rows of an event. Raises RowsRefused."""
 
 
 class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,28 +71,62 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int
 
 
+def _nothing(_event: Event) -> None:
+    return None
+
+
 class PlannedRows:
     """The rows of one plan, being made. See `bulk.writer.Making`."""
 
-    def __init__(self, folder: Path, decode: Decode, to_rows: ToRows, named: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        decode: Decode,
+        to_rows: ToRows,
+        named: Callable[[str], str],
+        shapes: Shapes | None = None,
+    ) -> None:
+        """
+        Args:
+            shapes: the fast way; None: every event by the rules.
+        """
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._folder = folder
         self._decode = decode
         self._to_rows = to_rows
         self._named = named
+        self._shapes = shapes
         self._tables: dict[tuple[str, str], TableRows] = {}
+        self._waiting: dict[Shape, tuple[list[int], list[list[Any]]]] = {}
+        """Events of a shape: their numbers and their values."""
+        self._waiting_cells = 0
+        self._number = 0
         self._finished = False
 
     def add(self, records: Iterable[Planned]) -> None:
+        find = self._shapes.find if self._shapes is not None else _nothing
+        waiting = self._waiting
         for stored, _, _, _ in records:
             event = self._decode(stored)
+            self._number += 1
+            if (found := find(event)) is not None:
+                shape, values = found
+                held = waiting.get(shape)
+                if held is None:
+                    held = waiting[shape] = ([], [])
+                held[0].append(self._number)
+                held[1].append(values)
+                self._waiting_cells += shape.width
+                continue
             try:
                 namespace, rows = self._to_rows(event)
             except RowsRefused as refusal:
                 namespace, rows = refusal.namespace, [self._refused(event, str(refusal))]
             for row in rows:
-                self._rows(namespace, row.table).add(row.data, row.columns)
+                self._rows(namespace, row.table).add(row.data, row.columns, self._number)
+        if self._waiting_cells > _MAX_WAITING_CELLS:
+            self._to_columns()
         if sum(table.cells for table in self._tables.values()) > _MAX_CELLS:
             self._flush()
 
@@ -122,8 +157,24 @@ class PlannedRows:
         return rows
 
     def _flush(self) -> None:
+        self._to_columns()
         for table in self._tables.values():
             table.flush()
+
+    def _to_columns(self) -> None:
+        """Make columns of what waits as events."""
+        waiting, self._waiting, self._waiting_cells = self._waiting, {}, 0
+        parts: dict[tuple[str, str], list[Part]] = {}
+        for shape, (numbers, rows) in waiting.items():
+            columns = list(zip(*rows, strict=True))
+            for layout in shape.layouts:
+                cells = [(cell, columns[cell.at] if cell.at >= 0 else ()) for cell in layout.cells]
+                parts.setdefault((layout.namespace, layout.table), []).append(
+                    Part(numbers, cells, layout.also)
+                )
+        for (namespace, table), found in parts.items():
+            assert self._shapes is not None  # noqa: S101 - they are its
+            self._rows(namespace, table).add_parts(found, self._shapes.typed)
 
     def _refused(self, event: Event, why: str) -> Row:
         """An event that can't be rows is kept whole, among the discards."""
@@ -151,18 +202,21 @@ class WarehouseWriter:
         to_rows: ToRows,
         data_dir: Path,
         clock: Clock,
+        shapes: Shapes | None = None,
     ) -> None:
         """
         Args:
             decode: makes the canonical event, enriched as its source says.
             to_rows: the rules of tables and names, compiled.
             data_dir: where rows wait, and arrears are kept: durable, and the same for all workers.
+            shapes: the fast way of `to_rows`; None: every event by the rules.
         """
         self._destination_id = destination_id
         self._spec = spec
         self._config = config
         self._decode = decode
         self._to_rows = to_rows
+        self._shapes = shapes
         self._data_dir = data_dir
         self._folder = folder_of(data_dir, destination_id)
         self._clock = clock
@@ -194,7 +248,8 @@ class WarehouseWriter:
         return "not now" if excluded(self._config.exclude_window, self._clock.now_ms()) else "when due"
 
     def begin(self, plan: Plan) -> PlannedRows:
-        return PlannedRows(self._folder / "loads" / plan.id, self._decode, self._to_rows, self._named)
+        folder = self._folder / "loads" / plan.id
+        return PlannedRows(folder, self._decode, self._to_rows, self._named, self._shapes)
 
     async def write(self, plan: Plan, made: Making) -> int:
         assert isinstance(made, PlannedRows)  # noqa: S101 - it is ours
@@ -379,7 +434,7 @@ def load_rows(
             _log.error("a discard does not fit its table", table=found.table, column=found.column)
             return
         columns = {named(name): kind for name, kind in DISCARDS_COLUMNS.items()}
-        discards.add({named(name): value for name, value in found.row().items()}, columns)
+        discards.add({named(name): value for name, value in found.row().items()}, columns, 0)
 
     written, count = write_parquet(rows, target, path, named=named, on_discard=discard)
     try:
