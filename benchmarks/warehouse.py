@@ -1,22 +1,27 @@
 """Loading a warehouse: events of the log into tables, against the engine's own reading of the same JSON, and dlt.
 
-Run: python -m benchmarks warehouse. All in one run, on DuckDB, with realistic tracks of about 1 KiB. Ours reads
-the stream on disk, makes rows of two tables (`tracks` and the event's own), stages and loads them, exactly once. The
-engine's own is `read_json` of the same events as JSON lines into one table of raw columns. dlt (where it is installed:
-`uv pip install dlt`) reads the same lines and normalises them by its own rules.
+Run: python -m benchmarks warehouse; or python -m benchmarks.warehouse 1000000 for another number of events. All in one
+run, on DuckDB and PostgreSQL, with realistic tracks of about 1 KiB. Ours reads the stream on disk, makes rows of two
+tables (`tracks` and the event's own), stages and loads them, exactly once. The engine's own is its bulk read of the
+same events as JSON lines into one table: DuckDB's `read_json`, PostgreSQL's COPY into one column of jsonb. dlt, in an
+environment of its own, reads the same lines and normalises them by its rules.
 """
 
 import asyncio
-import importlib.util
 import resource
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import duckdb
 import msgspec
+from tests.components.install import PINS, python_environment
+from tests.components.postgres import PostgresServer
 
 from mainstem.bulk.gatherer import Gatherer
 from mainstem.bulk.plan import Verdict
@@ -26,10 +31,14 @@ from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
 from mainstem.ledger.base import CountKey
 from mainstem.ledger.sqlite import open_ledger
+from mainstem.secret import Secret
 from mainstem.stream.base import NewRecord
 from mainstem.stream.open import open_stream
-from mainstem.warehouse.loaders import duckdb as engine
+from mainstem.warehouse.loader import LoaderSpec
+from mainstem.warehouse.loaders import duckdb as duckdb_engine
+from mainstem.warehouse.loaders import postgres as postgres_engine
 from mainstem.warehouse.rows import Facts, compile_rows, options_of
+from mainstem.warehouse.settings import WarehouseSettings
 from mainstem.warehouse.shapes import shapes_of
 from mainstem.warehouse.writer import WarehouseWriter
 
@@ -79,24 +88,14 @@ def lines(folder: Path, count: int) -> Path:
     return path
 
 
-async def ours(folder: Path, count: int) -> float:
+async def ours(folder: Path, count: int, spec: LoaderSpec, config: WarehouseSettings) -> float:
     """Return the seconds from the stream to the tables."""
     clock = SystemClock()
     stream = await open_stream(f"file:{folder / 'stream'}", partitions=PARTITIONS, clock=clock)
-    ledger = await open_ledger(folder / "ledger.db")
-    producer = await stream.producer()
-    for start in range(0, count, 2_000):
-        records = []
-        for number in range(start, min(count, start + 2_000)):
-            body = message(number)
-            stored = StoredEvent("web", body["messageId"], "track", clock.now_ms(), msgspec.json.encode(body))
-            key = ordering_key("web", body["userId"], body["anonymousId"]).encode()
-            records.append(
-                NewRecord(key=key, value=encode_stored(stored), timestamp_ms=stored.received_at_ms)
-            )
-        await producer.append(records)
-    config = engine.Config(sync_frequency=1_000.0)
-    options = options_of(config, engine.SPEC.provider)
+    ledger = await open_ledger(folder / f"ledger-{spec.name}.db")
+    if not await stream.tallies():
+        await fill(stream, count, clock)
+    options = options_of(config, spec.provider)
     compiled = compile_rows(options)
     facts = Facts(source_id="web")
 
@@ -110,11 +109,11 @@ async def ours(folder: Path, count: int) -> float:
         ]
 
     gatherer = Gatherer(
-        cursor="house",
-        destination="house",
+        cursor=spec.name,
+        destination=spec.name,
         writer=WarehouseWriter(
-            destination_id="house",
-            spec=engine.SPEC,
+            destination_id=spec.name,
+            spec=spec,
             config=config,
             decode=canonical_event,
             to_rows=to_rows,
@@ -128,19 +127,35 @@ async def ours(folder: Path, count: int) -> float:
         judge=judge,
         spool_dir=folder / "spool",
     )
-    await gatherer.assign(await ledger.open_cursor("house", dict.fromkeys(range(PARTITIONS), 0)))
+    await gatherer.assign(await ledger.open_cursor(spec.name, dict.fromkeys(range(PARTITIONS), 0)))
     started = time.perf_counter()
     await gatherer.flush_now()
     took = time.perf_counter() - started
     await ledger.close()
     await stream.close()
-    with duckdb.connect(str(folder / "warehouse.duckdb")) as connection:
-        rows = connection.execute("SELECT count(*), count(DISTINCT id) FROM shop.tracks").fetchone()
+    loader = spec.open(config, "shop", folder)
+    rows = tuple(loader.query('SELECT count(*), count(DISTINCT id) FROM "shop"."tracks"')[0])
+    loader.close()
     assert rows == (count, count), rows
     return took
 
 
-def engines_own(folder: Path, path: Path) -> float:
+async def fill(stream: Any, count: int, clock: SystemClock) -> None:
+    """Append the events, as the gateway does."""
+    producer = await stream.producer()
+    for start in range(0, count, 2_000):
+        records = []
+        for number in range(start, min(count, start + 2_000)):
+            body = message(number)
+            stored = StoredEvent("web", body["messageId"], "track", clock.now_ms(), msgspec.json.encode(body))
+            key = ordering_key("web", body["userId"], body["anonymousId"]).encode()
+            records.append(
+                NewRecord(key=key, value=encode_stored(stored), timestamp_ms=stored.received_at_ms)
+            )
+        await producer.append(records)
+
+
+def read_by_duckdb(folder: Path, path: Path) -> float:
     """Return the seconds that DuckDB takes to read the lines into one table."""
     started = time.perf_counter()
     with duckdb.connect(str(folder / "own.duckdb")) as connection:
@@ -148,57 +163,114 @@ def engines_own(folder: Path, path: Path) -> float:
     return time.perf_counter() - started
 
 
-def by_dlt(folder: Path, path: Path) -> float | None:
-    """Return the seconds that dlt takes; None without it."""
-    if importlib.util.find_spec("dlt") is None:
-        return None
-    import dlt  # type: ignore[import-not-found, unused-ignore]
+def read_by_postgres(server: PostgresServer, path: Path) -> float:
+    """Return the seconds that PostgreSQL takes to copy the lines into one column of jsonb."""
 
-    def events() -> Any:
-        with path.open("rb") as file:
-            batch = []
-            for line in file:
-                batch.append(msgspec.json.decode(line))
-                if len(batch) == 5_000:
-                    yield batch
-                    batch = []
-            if batch:
+    async def copied() -> float:
+        connection = await asyncpg.connect(
+            host="127.0.0.1",
+            port=server.port,
+            user=server.user,
+            password=server.password,
+            database=server.database,
+        )
+        await connection.execute("CREATE TABLE own_events (event jsonb)")
+        started = time.perf_counter()
+        # The two characters that do not occur: each line is one value as it is.
+        await connection.copy_to_table(
+            "own_events", source=str(path), format="csv", delimiter="\x01", quote="\x02"
+        )
+        took = time.perf_counter() - started
+        await connection.close()
+        return took
+
+    return asyncio.run(copied())
+
+
+_DLT = """
+import json, sys, time
+import dlt
+kind, folder, path, target = sys.argv[1:]
+def events():
+    batch = []
+    with open(path, "rb") as file:
+        for line in file:
+            batch.append(json.loads(line))
+            if len(batch) == 5_000:
                 yield batch
+                batch = []
+    if batch:
+        yield batch
+place = dlt.destinations.duckdb(target) if kind == "DUCKDB" else dlt.destinations.postgres(target)
+pipeline = dlt.pipeline("bench", pipelines_dir=folder, destination=place, dataset_name="by_dlt")
+started = time.perf_counter()
+pipeline.run(events(), table_name="tracks", write_disposition="append")
+print(time.perf_counter() - started)
+"""
 
-    pipeline = dlt.pipeline(
-        pipeline_name="bench",
-        pipelines_dir=str(folder / "dlt"),
-        destination=dlt.destinations.duckdb(str(folder / "dlt.duckdb")),
-        dataset_name="shop",
+
+def by_dlt(folder: Path, path: Path, kind: str, target: str) -> float:
+    """Return the seconds that dlt takes."""
+    python = python_environment("dlt", PINS / "dlt.txt") / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", _DLT, kind, folder / f"dlt-{kind}", path, target],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    started = time.perf_counter()
-    pipeline.run(events(), table_name="tracks", write_disposition="append")
-    return time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"dlt failed: {done.stderr[-2_000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def measure(
+    folder: Path,
+    path: Path,
+    count: int,
+    spec: LoaderSpec,
+    config: WarehouseSettings,
+    own: Callable[[], float],
+    dlt_target: str,
+) -> None:
+    """Measure one engine, and print."""
+    own_s = own()
+    ours_s = asyncio.run(ours(folder, count, spec, config))
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    dlt_s = by_dlt(folder, path, spec.name, dlt_target)
+    print(
+        f"  {spec.title}: ours {count / ours_s:9,.0f} events/s into two tables; peak memory {peak_mb:,.0f} MiB"
+    )
+    print(f"    its own bulk read {count / own_s:9,.0f} events/s; ours is {own_s / ours_s:.2f} of it")
+    print(f"    dlt               {count / dlt_s:9,.0f} events/s; ours is {dlt_s / ours_s:.1f} times as fast")
 
 
 def main() -> None:
     """Measure, and print."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, PostgresServer() as server:
         folder = Path(name)
         path = lines(folder, count)
-        own_s = engines_own(folder, path)
-        ours_s = asyncio.run(ours(folder, count))
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(
-            f"  {count:,} events, {path.stat().st_size / count:,.0f} bytes each; peak memory {peak_mb:,.0f} MiB"
+        print(f"  {count:,} events, {path.stat().st_size / count:,.0f} bytes each")
+        duckdb_config = duckdb_engine.Config(sync_frequency=1_000.0)
+        measure(
+            *(folder, path, count, duckdb_engine.SPEC, duckdb_config),
+            lambda: read_by_duckdb(folder, path),
+            str(folder / "dlt.duckdb"),
         )
-        print(f"  ours, two tables        {count / ours_s:10,.0f} events/s")
-        print(
-            f"  DuckDB's own read_json  {count / own_s:10,.0f} events/s; ours is {own_s / ours_s:.2f} of it"
+        postgres_config = postgres_engine.Config(
+            host="127.0.0.1",
+            port=server.port,
+            database=server.database,
+            user=server.user,
+            password=Secret(server.password),
+            ssl_mode="disable",
+            sync_frequency=1_000.0,
         )
-        dlt_s = by_dlt(folder, path)
-        if dlt_s is None:
-            print("  dlt is not installed: uv pip install dlt")
-        else:
-            print(
-                f"  dlt                     {count / dlt_s:10,.0f} events/s; ours is {dlt_s / ours_s:.2f} times as fast"
-            )
+        measure(
+            *(folder, path, count, postgres_engine.SPEC, postgres_config),
+            lambda: read_by_postgres(server, path),
+            f"postgresql://{server.user}:{server.password}@127.0.0.1:{server.port}/{server.database}",
+        )
 
 
 if __name__ == "__main__":
