@@ -10,7 +10,7 @@ crash is the same code as every day's.
 import asyncio
 import random
 import tempfile
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from pyroaring import BitMap
 from mainstem.bulk.errors import BulkError, PlanBroken
 from mainstem.bulk.plan import Death, Gathering, Judge, Plan, Range, notes_of, open_plan, read_note
 from mainstem.bulk.staged import StagedReader, folder_of, path_of, sweep
-from mainstem.bulk.writer import Making, Writer
+from mainstem.bulk.writer import Making, Planned, Writer
 from mainstem.clock import Clock
 from mainstem.events.stored import StoredEvent, decode_stored
 from mainstem.ledger.base import DeadLetter, Fenced, Ledger, LedgerError, Position, Settlement
@@ -651,9 +651,15 @@ def _add(
     records: Iterable[Record],
     staged: StagedReader | None,
 ) -> None:
-    for record in records:
-        if record.offset - item.from_offset in skipped:
-            continue
-        instead = staged.of(record.offset) if staged is not None else None
-        events = (decode_stored(record.value),) if instead is None else instead
-        made.add((event, record.partition, record.offset, record.sequence) for event in events)
+    def planned() -> Iterator[Planned]:
+        for record in records:
+            if record.offset - item.from_offset in skipped:
+                continue
+            instead = staged.of(record.offset) if staged is not None else None
+            if instead is None:
+                yield decode_stored(record.value), record.partition, record.offset, record.sequence
+            else:
+                for event in instead:
+                    yield event, record.partition, record.offset, record.sequence
+
+    made.add(planned())
