@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.components import chromium, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
+from tests.components import chromium, fakesnow, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
 from tests.components.install import ComponentMissing, required
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ _REAL: dict[str, str | None] = {
     "redis_server": None,
     "postgres_server": None,
     "mariadb_server": None,
+    "fakesnow_server": None,
     "node_sdks": None,
     "python_sdks": None,
 }
@@ -76,6 +77,14 @@ def mariadb_server() -> Iterator[mariadb.MariadbServer]:
     """A running MariaDB server, shared by the worker's tests: use databases of your own."""
     _need(mariadb.install)
     with mariadb.MariadbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fakesnow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fakesnow.FakesnowServer]:
+    """A running emulator of Snowflake, shared by the worker's tests: use schemas of your own."""
+    _need(fakesnow.install)
+    with fakesnow.FakesnowServer(tmp_path_factory.mktemp("fakesnow")) as server:
         yield server
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.components import chromium, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
+from tests.components import chromium, fakesnow, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
 from tests.components.install import ComponentMissing, required, say
 
 COMPONENTS: dict[str, Callable[[], object]] = {
@@ -20,6 +20,7 @@ COMPONENTS: dict[str, Callable[[], object]] = {
     "Chromium": chromium.install,
     "PostgreSQL server": postgres.install,
     "MariaDB server": mariadb.install,
+    "Snowflake's emulator": fakesnow.install,
 }
 
 

@@ -86,6 +86,7 @@ _OURS: Final = {
     "SINGULAR": "mainstem.destinations.singular:SPEC",
     "SLACK": "mainstem.destinations.slack:SPEC",
     "SNAPCHAT_CONVERSION": "mainstem.destinations.snapchat_conversion:SPEC",
+    "SNOWFLAKE": "mainstem.warehouse.loaders.snowflake:DESTINATION",
     "STATSIG": "mainstem.destinations.statsig:SPEC",
     "TIKTOK_ADS": "mainstem.destinations.tiktok_ads:SPEC",
     "WEBENGAGE": "mainstem.destinations.webengage:SPEC",

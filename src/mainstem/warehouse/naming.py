@@ -29,6 +29,7 @@ BUILT_IN_TABLES: Final = frozenset(
         "rudder_identity_mappings",
         "rudder_identity_merge_rules",
         "_mainstem_loads",
+        "_mainstem_stage",
     ]
 )
 """Tables that an event of that name must not become."""

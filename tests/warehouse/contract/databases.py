@@ -7,13 +7,15 @@ import msgspec
 
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Loader
-from mainstem.warehouse.loaders import mysql, postgres, redshift
+from mainstem.warehouse.loaders import mysql, postgres, redshift, snowflake
 from mainstem.warehouse.loaders.pg_wire import PgWire
+from tests.components.fakesnow import FakesnowServer
 from tests.components.mariadb import MariadbServer
 from tests.components.postgres import PostgresServer
 
 POSTGRES_PORT = "TEST_WAREHOUSE_POSTGRES_PORT"
 MARIADB_PORT = "TEST_WAREHOUSE_MARIADB_PORT"
+FAKESNOW_PORT = "TEST_WAREHOUSE_FAKESNOW_PORT"
 
 
 def postgres_config(port: int) -> postgres.Config:
@@ -98,10 +100,28 @@ def open_redshift(folder: Path, namespace: str) -> Loader:
     return RedshiftOnPostgres(redshift_wire(int(os.environ[POSTGRES_PORT])), namespace)
 
 
+def snowflake_config(port: int) -> snowflake.Config:
+    """How to reach the tests' emulator."""
+    return snowflake.Config(
+        account="test",
+        database=FakesnowServer.database,
+        warehouse="LOADING",
+        user="LOADER",
+        password=Secret("any"),
+        endpoint=f"http://127.0.0.1:{port}",
+    )
+
+
+def open_snowflake(folder: Path, namespace: str) -> Loader:
+    """A schema on the session's emulator, named as the product names one there."""
+    return snowflake.open_loader(snowflake_config(int(os.environ[FAKESNOW_PORT])), namespace.upper(), folder)
+
+
 SERVERS = {
     "mysql": ("mariadb_server", MARIADB_PORT),
     "mysql_by_insert": ("mariadb_server", MARIADB_PORT),
     "postgres": ("postgres_server", POSTGRES_PORT),
     "redshift_on_postgres": ("postgres_server", POSTGRES_PORT),
+    "snowflake_on_fakesnow": ("fakesnow_server", FAKESNOW_PORT),
 }
 """By engine: the fixture with its server, and the variable that says its port."""

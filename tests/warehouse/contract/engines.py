@@ -32,4 +32,5 @@ ENGINES: dict[str, Open] = {
     "mysql_by_insert": databases.open_mysql_by_insert,
     "postgres": databases.open_postgres,
     "redshift_on_postgres": databases.open_redshift,
+    "snowflake_on_fakesnow": databases.open_snowflake,
 }

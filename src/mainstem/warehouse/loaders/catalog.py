@@ -21,6 +21,7 @@ _OURS: Final = {
     "POSTGRES": "mainstem.warehouse.loaders.postgres:SPEC",
     "RS": "mainstem.warehouse.loaders.redshift:SPEC",
     "S3_DATALAKE": "mainstem.warehouse.loaders.parquet:S3_SPEC",
+    "SNOWFLAKE": "mainstem.warehouse.loaders.snowflake:SPEC",
 }
 
 
