@@ -28,6 +28,8 @@ class FakesnowServer:
     """An account on a free loopback port; databases are made when somebody names them."""
 
     database = "EVENTS"
+    stranger = "STRANGER"
+    """A user who is refused."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -25,7 +25,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 IDLE_S = 2.0
+STRANGER = "STRANGER"
 _LOCKING = re.compile(r'\s*(?:UPDATE|DELETE\s+FROM|MERGE\s+INTO)\s+("[^"]+"\."[^"]+")', re.IGNORECASE)
+_DML = re.compile(r"\s*(?:INSERT|UPDATE|DELETE|MERGE|COPY)\b", re.IGNORECASE)
 _DDL = re.compile(r"\s*(?:CREATE|ALTER|DROP|USE)\b", re.IGNORECASE)
 _BEGIN = re.compile(r"\s*BEGIN\b", re.IGNORECASE)
 _END = re.compile(r"\s*(?:COMMIT|ROLLBACK)\b", re.IGNORECASE)
@@ -54,8 +56,11 @@ numbers = iter(range(1, sys.maxsize))
 
 
 async def login(request: Request) -> Response:
-    """A connector 5 wants a master token and a session's id, and fakesnow a boolean."""
+    """A connector 5 wants a master token and a session's id, and fakesnow a boolean. One user is let in nowhere."""
     body = json.loads(_body_of(request, await request.body()))
+    if body["data"].get("LOGIN_NAME") == STRANGER:
+        message = "Incorrect username or password was specified."
+        return JSONResponse({"data": {}, "code": "390100", "message": message, "success": False})
     parameters = body["data"]["SESSION_PARAMETERS"]
     parameters["AUTOCOMMIT"] = str(parameters.get("AUTOCOMMIT", True)).lower() == "true"
     answer = json.loads((await server.login_request(_with_body(request, body))).body)
@@ -99,19 +104,18 @@ async def _run(request: Request, body: dict[str, Any], session: Session) -> Resp
     if session.begins and "CURRENT_TRANSACTION()" not in body["sqlText"]:
         session.begins = False
         await asyncio.to_thread(server.sessions[session.token].cursor().execute, "BEGIN")
-    answer = await _answer(request, body | {"sqlText": sql})
-    if locking and not session.transaction:
-        session.transaction = next(numbers)  # without AUTOCOMMIT, it has begun one
-    return answer
+    if _DML.match(sql) and not session.transaction:
+        session.transaction = next(numbers)  # AUTOCOMMIT is off: it begins one
+    return await _answer(request, body | {"sqlText": sql})
 
 
 async def _lock(table: str, session: Session) -> None:
     while (holder := holders.get(table)) not in (None, session):
         assert holder is not None
         if not holder.busy and time.monotonic() - holder.last_s > IDLE_S:
-            connection = server.sessions.pop(holder.token, None)
-            if connection is not None:
-                await asyncio.to_thread(connection.close)
+            if holder.token in server.sessions:
+                await asyncio.to_thread(server.sessions[holder.token].rollback)
+            holder.transaction, holder.begins = 0, False
             _release(holder)
         await asyncio.sleep(0.01)
     holders[table] = session

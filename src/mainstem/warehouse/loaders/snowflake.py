@@ -339,6 +339,8 @@ class SnowflakeLoader(SqlLoader):
     # ------------------------------------------------------------ rows
 
     def load(self, load: Load, table: StagedTable) -> Done:
+        if table.table == STAGE:
+            raise TableFailed(table.table, "rows are staged under this name", "rename the event")
         with self._of(table.table):
             # Without the lock: it saves the way of a file that is in.
             if self._is_in(load, table.table):
