@@ -1,5 +1,4 @@
-"""Snowflake: the staged Parquet file by PUT into a temporary table's own stage, COPY into that table, and from there
-into its table in one transaction.
+"""Snowflake: Parquet by PUT and COPY into a temporary table, and from there into its table in one transaction.
 
 Follows https://docs.snowflake.com/en/sql-reference/sql/copy-into-table and
 https://docs.snowflake.com/en/sql-reference/transactions (read 2026-11); settings and types are those of RudderStack's
@@ -8,7 +7,7 @@ driver: `pip install 'mainstem[snowflake]'`. Rows go through a stage inside Snow
 `storageIntegration` and keys are not needed and not used.
 
 **Exactly once.** In Snowflake every change of a table or schema, also of a temporary table, commits the open
-transaction. So a load does all of that first: a temporary table, PUT, COPY into it. Then
+transaction. So a load does all of that first: a temporary table, PUT into its own stage, COPY into it. Then
 
     BEGIN TRANSACTION
     UPDATE of the one row of _MAINSTEM_LOADS whose LOAD_ID is empty     the lock
@@ -35,9 +34,10 @@ and commits nothing: `AUTOCOMMIT` is off, and the transaction's id is compared b
 * Password: Snowflake refuses it for users of the type `SERVICE`; use a key pair.
 
 Limits: 255 characters a name, of which 127 are used, as RudderStack does. **No Snowflake has been reached with this.**
-Run against: fakesnow 0.12, an emulator on DuckDB, over HTTP with the driver itself, in the contract suite; its locks
-are those that Snowflake documents, made for the tests. Its SQL is parsed as Snowflake's (sqlglot). Not run: key pairs
-against a server, encryption, clouds' stages, grants, Snowflake's own reading of Parquet.
+Run against: fakesnow 0.12, an emulator on DuckDB, over HTTP with the driver itself, in the contract suite; its SQL is
+parsed as Snowflake's (sqlglot). What is said of locks above is read from Snowflake's documentation, and made so in the
+emulator. Not run: key pairs that a server checks, encryption, clouds' stages, grants, Snowflake's own reading of
+Parquet.
 """
 
 import hashlib
