@@ -28,16 +28,20 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from sqlglot import exp
 
+from mainstem.events.canonical import Event, canonical_event
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Mode, StagedTable, TableFailed, WarehouseError
 from mainstem.warehouse.loaders import snowflake
 from mainstem.warehouse.loaders.snowflake import Config, SnowflakeLoader, driver_options, literal
 from mainstem.warehouse.loaders.snowflake_wire import SESSION, SnowflakeError, error_of, key_of
 from mainstem.warehouse.naming import Namer, engine_of
+from mainstem.warehouse.rows import Row, compile_rows, options_of
 from mainstem.warehouse.schema import AddColumns, ColumnType, WidenColumn
+from mainstem.warehouse.writer import WarehouseWriter
 from tests.components.fakesnow import FakesnowServer
 from tests.warehouse.contract.databases import snowflake_config
 from tests.warehouse.contract.rows import EVENT, create, evolve, ids, load_of, named, staged, values
+from tests.warehouse.rig import CURSOR, Rig, identify, track
 
 DAY = "2026-01-0{}T00:00:00Z"
 COLUMNS: dict[str, ColumnType] = {**EVENT, "cart": "json"}
@@ -288,6 +292,72 @@ def test_no_event_hides_behind_the_staged_rows(loader: Recorded, tmp_path: Path)
     assert namer.table("_mainstem_stage") == "__MAINSTEM_STAGE"
     with pytest.raises(TableFailed, match="rename"):
         loader.load(load_of(1), staged(loader, tmp_path, "_mainstem_stage", EVENT, [event("1")]))
+
+
+# ---------------------------------------------------------------- events
+
+
+class SnowRig(Rig):
+    """A warehouse over a log, as `rig` has it, whose engine is this one."""
+
+    def __init__(self, folder: Path, config: Config, schema: str) -> None:
+        super().__init__(folder, config=config)
+        self.schema = schema
+        self._compiled = compile_rows(options_of(config, snowflake.SPEC.provider))
+
+    def writer(self) -> WarehouseWriter:
+        return WarehouseWriter(
+            destination_id=CURSOR,
+            spec=snowflake.SPEC,
+            config=self.config,
+            decode=canonical_event,
+            to_rows=self._to_rows,
+            data_dir=self.folder,
+            clock=self.clock,
+        )
+
+    def _to_rows(self, event: Event) -> tuple[str, Sequence[Row]]:
+        return self.schema, super()._to_rows(event)[1]
+
+    def rows(self, sql: str) -> list[Any]:
+        loader = snowflake.open_loader(self._config(), self.schema, self.folder)
+        rows = [tuple(row) for row in loader.query(sql.replace("shop.", f'"{self.schema}".'))]
+        loader.close()
+        return rows
+
+    def _config(self) -> Config:
+        assert isinstance(self.config, Config)
+        return self.config
+
+
+async def test_events_become_rows_once_whatever_comes_again(
+    fakesnow_server: FakesnowServer, tmp_path: Path
+) -> None:
+    schema = f"E_{uuid4().hex[:12].upper()}"
+    config = msgspec.structs.replace(
+        snowflake_config(fakesnow_server.port), sync_frequency=0.0001, json_paths="track.properties.cart"
+    )
+    rig = SnowRig(tmp_path, config, schema)
+    await rig.append([track(n, total=n, cart={"items": [n]}, über=True) for n in range(5)])
+    await rig.append([identify(10, "ann", city="Oslo", plan="pro")])
+    await rig.load()
+    await rig.append([track(1, total=1.5, cart={"items": []}), track(6, total="much", order="reserved")])
+    await rig.append([identify(11, "ann", plan="team"), track(7, name="_mainstem_stage")])
+    await rig.load()
+    assert rig.rows('SELECT "ID", "TOTAL", "CART" FROM shop."ORDER_COMPLETED" ORDER BY 1') == [
+        ("m0", 0.0, '{"items":[0]}'),
+        ("m1", 1.5, '{"items":[]}'),
+        ("m2", 2.0, '{"items":[2]}'),
+        ("m3", 3.0, '{"items":[3]}'),
+        ("m4", 4.0, '{"items":[4]}'),
+        ("m6", None, None),
+    ]
+    assert rig.rows('SELECT COUNT(*) FROM shop."ORDER_COMPLETED" WHERE "ÜBER"') == [(4,)]
+    assert rig.rows('SELECT "_ORDER" FROM shop."ORDER_COMPLETED" WHERE "ID" = \'m6\'') == [("reserved",)]
+    assert rig.rows('SELECT COUNT(*), COUNT(DISTINCT "ID") FROM shop."TRACKS"') == [(7, 7)]
+    assert rig.rows('SELECT "ID", "CITY", "PLAN" FROM shop."USERS"') == [("ann", "Oslo", "team")]
+    assert rig.rows('SELECT "COLUMN_NAME", "COLUMN_VALUE" FROM shop."RUDDER_DISCARDS"') == [("TOTAL", "much")]
+    assert rig.rows('SELECT "ID" FROM shop."__MAINSTEM_STAGE"') == [("m7",)]
 
 
 # ---------------------------------------------------------------- signing in
