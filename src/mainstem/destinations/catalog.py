@@ -33,6 +33,7 @@ _OURS: Final = {
     "CONFLUENT_CLOUD": "mainstem.destinations.confluent_cloud:SPEC",
     "CRITEO_AUDIENCE": "mainstem.destinations.criteo_audience:SPEC",
     "CUSTOMERIO": "mainstem.destinations.customerio:SPEC",
+    "DATABRICKS": "mainstem.warehouse.loaders.databricks:DESTINATION",
     "DELTALAKE": "mainstem.warehouse.loaders.delta:DESTINATION",
     "DIGITAL_OCEAN_SPACES": "mainstem.destinations.archive:DIGITAL_OCEAN_SPACES",
     "DISCORD": "mainstem.destinations.discord:SPEC",

@@ -12,6 +12,7 @@ from mainstem.warehouse.loader import LoaderSpec
 _OURS: Final = {
     "AZURE_DATALAKE": "mainstem.warehouse.loaders.parquet:AZURE_SPEC",
     "CLICKHOUSE": "mainstem.warehouse.loaders.clickhouse:SPEC",
+    "DATABRICKS": "mainstem.warehouse.loaders.databricks:SPEC",
     "DELTALAKE": "mainstem.warehouse.loaders.delta:SPEC",
     "DUCKDB": "mainstem.warehouse.loaders.duckdb:SPEC",
     "GCS_DATALAKE": "mainstem.warehouse.loaders.parquet:GCS_SPEC",

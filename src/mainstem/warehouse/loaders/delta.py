@@ -16,10 +16,10 @@ none` avoids. An int column does not become a float one: 1.5 goes to the discard
 has the metadata `mainstem.type`. `compact()` joins small files and removes what no version of the last week
 needs.
 
-**Databricks**: this writes the files itself and needs no SQL warehouse of Databricks, so `host`, `port`, `path`
-and `token` of RudderStack's settings are not used, and databricks-sql-connector is not among the dependencies
-(it brings pandas and more). With `enableExternalLocation` and `externalLocation`, RudderStack's tables lie in a
-bucket too; once for each table:
+**Databricks**: with a `host`, as RudderStack's settings have it, loads go through that workspace's SQL warehouse, and
+everything on [the page of `DATABRICKS`](databricks.md) holds instead of what is said here. Without one, or with a
+`url`, this writes the files itself and needs no SQL warehouse; Databricks reads them where they are, once for each
+table:
 
     CREATE TABLE shop.tracks USING DELTA LOCATION 's3://bucket/folder/shop/tracks'
 
@@ -39,6 +39,7 @@ from mainstem.destinations.archive import NO_SECRET
 from mainstem.secret import Secret
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, WarehouseError
+from mainstem.warehouse.loaders import databricks
 from mainstem.warehouse.place import PlaceSettings, local_folder, open_place
 
 
@@ -47,27 +48,58 @@ class Config(PlaceSettings, frozen=True, kw_only=True, rename="camel"):
 
     url: str = ""
     """Where: a folder (a path, `file:///path`; a relative path lies in the data directory), `s3://bucket/folder`,
-    `gs://bucket/folder` or `az://container/folder`; empty = `externalLocation`, else the folder `delta`."""
+    `gs://bucket/folder` or `az://container/folder`; empty = `externalLocation`, else the folder `delta`. With it no
+    SQL warehouse is used."""
     enable_external_location: bool = False
     """RudderStack's: tables lie in `externalLocation`."""
     external_location: str = ""
     """RudderStack's: a bucket, as `url`."""
     host: str = ""
-    """RudderStack's, of a Databricks SQL warehouse. Not used: name a bucket (`url`), and create the tables over it."""
-    port: str = ""
-    """RudderStack's, not used."""
+    """RudderStack's: the workspace's server hostname; loads go through its SQL warehouse."""
+    port: int = 443
+    """Its port."""
     path: str = ""
-    """RudderStack's, not used."""
+    """The HTTP path of a SQL warehouse: `/sql/1.0/warehouses/…`."""
     token: Secret = NO_SECRET
-    """RudderStack's, not used."""
+    """A personal access token …"""
+    oauth_client_id: str = ""
+    """… or a service principal's client id …"""
+    oauth_client_secret: Secret = NO_SECRET
+    """… and its OAuth secret."""
+    catalog: str = ""
+    """The SQL warehouse's catalog in Unity Catalog; empty = the workspace's default one."""
+    volume: str = ""
+    """The volume that files go through; empty = `_mainstem_files`, which is made."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.host and not (self.url or self.external_location):
-            raise ValueError(
-                "`url` is missing: Mainstem writes Delta tables to a bucket that Databricks reads, it does not load"
-                " through a SQL warehouse; name the bucket here or in `externalLocation`"
+        self.databricks()
+
+    def databricks(self) -> databricks.Config | None:
+        """Return the settings of the SQL warehouse to load through, None if files are written here.
+
+        Raises:
+            ValueError: they don't do; the text says how to go on.
+        """
+        if not self.host or self.url:
+            return None
+        try:
+            return databricks.Config(
+                host=self.host,
+                port=self.port,
+                path=self.path,
+                token=self.token,
+                oauth_client_id=self.oauth_client_id,
+                oauth_client_secret=self.oauth_client_secret,
+                catalog=self.catalog,
+                volume=self.volume,
+                enable_external_location=self.enable_external_location,
+                external_location=self.external_location,
             )
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. Or name a bucket in `url`: then files are written there, without a SQL warehouse"
+            ) from None
 
     def location(self) -> str:
         """Return where tables lie."""
@@ -93,7 +125,9 @@ CAPABILITIES: Final = Capabilities(
 
 
 def open_loader(config: Config, namespace: str, data_dir: Path) -> Loader:
-    """Open the place."""
+    """Open the place, or connect to the SQL warehouse."""
+    if (warehouse := config.databricks()) is not None:
+        return databricks.open_loader(warehouse, namespace, data_dir)
     try:
         from mainstem.warehouse.loaders.delta_tables import DeltaLoader, storage_options
     except ImportError as error:
@@ -119,6 +153,6 @@ SPEC: Final = LoaderSpec(
     capabilities=CAPABILITIES,
     open=open_loader,
     provider="deltalake",
-    run_against="delta-rs, in folders and on an S3 server of the tests; not Databricks",
+    run_against=f"delta-rs, in folders and on an S3 server of the tests; with `host`: {databricks.SPEC.run_against}",
 )
 DESTINATION: Final = destination_of(SPEC)
