@@ -11,7 +11,18 @@ from typing import TypeVar
 
 import pytest
 
-from tests.components import chromium, fakesnow, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
+from tests.components import (
+    chromium,
+    databricks,
+    fakesnow,
+    kafka,
+    mariadb,
+    node_sdks,
+    postgres,
+    python_sdks,
+    redis,
+    s3,
+)
 from tests.components.install import ComponentMissing, required
 
 T = TypeVar("T")
@@ -28,6 +39,7 @@ _REAL: dict[str, str | None] = {
     "postgres_server": None,
     "mariadb_server": None,
     "fakesnow_server": None,
+    "databricks_server": None,
     "node_sdks": None,
     "python_sdks": None,
 }
@@ -85,6 +97,13 @@ def fakesnow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fakesn
     """A running emulator of Snowflake, shared by the worker's tests: use schemas of your own."""
     _need(fakesnow.install)
     with fakesnow.FakesnowServer(tmp_path_factory.mktemp("fakesnow")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databricks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[databricks.DatabricksServer]:
+    """A running workspace that speaks as Databricks does, shared by the worker's tests: use schemas of your own."""
+    with databricks.DatabricksServer(tmp_path_factory.mktemp("databricks")) as server:
         yield server
 
 

@@ -7,15 +7,17 @@ import msgspec
 
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Loader
-from mainstem.warehouse.loaders import mysql, postgres, redshift, snowflake
+from mainstem.warehouse.loaders import databricks, mysql, postgres, redshift, snowflake
 from mainstem.warehouse.loaders.pg_wire import PgWire
 from tests.components.fakesnow import FakesnowServer
 from tests.components.mariadb import MariadbServer
 from tests.components.postgres import PostgresServer
+from tests.warehouse import databricks_server
 
 POSTGRES_PORT = "TEST_WAREHOUSE_POSTGRES_PORT"
 MARIADB_PORT = "TEST_WAREHOUSE_MARIADB_PORT"
 FAKESNOW_PORT = "TEST_WAREHOUSE_FAKESNOW_PORT"
+DATABRICKS_PORT = "TEST_WAREHOUSE_DATABRICKS_PORT"
 
 
 def postgres_config(port: int) -> postgres.Config:
@@ -117,7 +119,23 @@ def open_snowflake(folder: Path, namespace: str) -> Loader:
     return snowflake.open_loader(snowflake_config(int(os.environ[FAKESNOW_PORT])), namespace.upper(), folder)
 
 
+def databricks_config(port: int) -> databricks.Config:
+    """How to reach the tests' workspace."""
+    return databricks.Config(
+        host="http://127.0.0.1",
+        port=port,
+        path=databricks_server.HTTP_PATH,
+        token=Secret(databricks_server.TOKEN),
+    )
+
+
+def open_databricks(folder: Path, namespace: str) -> Loader:
+    """A schema in the session's workspace."""
+    return databricks.open_loader(databricks_config(int(os.environ[DATABRICKS_PORT])), namespace, folder)
+
+
 SERVERS = {
+    "databricks": ("databricks_server", DATABRICKS_PORT),
     "mysql": ("mariadb_server", MARIADB_PORT),
     "mysql_by_insert": ("mariadb_server", MARIADB_PORT),
     "postgres": ("postgres_server", POSTGRES_PORT),

@@ -21,6 +21,7 @@ def open_duckdb(folder: Path, namespace: str) -> Loader:
 
 ENGINES: dict[str, Open] = {
     "clickhouse": lakes.open_clickhouse,
+    "databricks": databases.open_databricks,
     "delta": lakes.open_delta,
     "delta_s3": lakes.open_delta_s3,
     "duckdb": open_duckdb,
