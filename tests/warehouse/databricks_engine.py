@@ -119,7 +119,7 @@ class Engine:
 
     def _select(self, tree: exp.Query) -> "pa.Table":
         with self._cursor() as cursor:
-            found: pa.Table = cursor.execute(self._translated(tree)).to_arrow_table()
+            found: pa.Table = cursor.sql(self._translated(tree)).to_arrow_table()
             return found
 
     def _merge(self, tree: exp.Merge) -> "pa.Table":

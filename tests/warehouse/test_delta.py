@@ -160,12 +160,11 @@ def test_what_is_wrong_is_said(loader: DeltaLoader) -> None:
 
 
 def test_rudderstacks_settings() -> None:
-    raw = {"host": "x.databricks.com", "port": "443", "path": "/sql", "token": "dapi-secret"}
-    result = check_config("DELTALAKE", raw)
-    assert result.config is None
-    assert result.errors[0][0] == "url"
-    found = check_config("DELTALAKE", {**raw, "externalLocation": "s3a://lake/x"}).config
+    found = check_config("DELTALAKE", {"externalLocation": "s3a://lake/x"}).config
     assert found.location() == "s3://lake/x"
+    assert found.databricks() is None, "there is no SQL warehouse"
+    raw = {"host": "x.databricks.com", "port": "443", "path": "/sql", "token": "dapi-secret"}
+    assert check_config("DELTALAKE", {**raw, "url": "s3://lake"}).config.databricks() is None
     options = storage_options(Config(endpoint="http://s3", region="eu"), "s3://lake/x")
     assert options["aws_endpoint_url"] == "http://s3"
     assert options["aws_conditional_put"] == "etag"

@@ -98,6 +98,7 @@ _ATTEMPTS: Final = 12
 _HTTP_PATH: Final = re.compile(r"/?sql/1\.0/(?:warehouses|endpoints)/([A-Za-z0-9_-]+)/?")
 _NO_CATALOG: Final = ("hive_metastore", "spark_catalog", "")
 _OF_ONE_TABLE: Final = ("0A", "21", "22", "23", "2B", "42", "54", "56")
+_NO_FILE: Final = "42K03"
 _OF_ALL: Final = ("SCHEMA_NOT_FOUND", "NO_SUCH_CATALOG", "CATALOG_NOT_FOUND", "PARSE_SYNTAX_ERROR")
 _NOT_THERE: Final = ("TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "DELTA_TABLE_NOT_FOUND")
 _THERE: Final = ("FIELD_ALREADY_EXISTS", "FIELDS_ALREADY_EXISTS", "COLUMN_ALREADY_EXISTS")
@@ -529,7 +530,9 @@ class DatabricksLoader:
         try:
             yield
         except StatementFailed as error:
-            if error.sqlstate[:2] in _OF_ONE_TABLE and not error.condition.startswith(_OF_ALL):
+            # A file that is gone: somebody else has carried out the same load, and tidied up.
+            of_table = error.sqlstate[:2] in _OF_ONE_TABLE and error.sqlstate != _NO_FILE
+            if of_table and not error.condition.startswith(_OF_ALL):
                 raise TableFailed(table, str(error), _advice(error)) from error
             raise WarehouseError(f"table {table}: {error}{_and(_advice(error))}") from error
 
