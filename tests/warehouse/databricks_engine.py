@@ -115,6 +115,13 @@ class Engine:
         except duckdb.Error as error:
             raise SqlError("INTERNAL_ERROR", "XX000", f"{error} for {sql[:2000]}") from error
 
+    def adopt(self, schema: str, table: str, columns: str) -> None:
+        """Have a table that somebody else made: its columns in DuckDB's words."""
+        name = f"{CATALOG}.{_quoted(schema)}.{_quoted(table)}"
+        with self._cursor() as cursor:
+            cursor.execute(f"CREATE TABLE {name} ({columns})")
+        self.tables[name] = _Table({}, "")
+
     # ------------------------------------------------------------ statements
 
     def _select(self, tree: exp.Query) -> "pa.Table":

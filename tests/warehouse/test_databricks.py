@@ -267,6 +267,22 @@ def test_tables_without_ids_or_times(rig: Rig, loader: DatabricksLoader, tmp_pat
     assert ids(loader, "shop", "names") == ["a"]
 
 
+def test_tables_that_others_made(rig: Rig, loader: DatabricksLoader, tmp_path: Path) -> None:
+    rig.workspace.engine.adopt(
+        "shop",
+        "pages",
+        "id VARCHAR, received_at TIMESTAMPTZ, count DECIMAL(20, 0), total DOUBLE, vip BOOLEAN, name VARCHAR,"
+        " event_date DATE GENERATED ALWAYS AS (DATE '2026-01-01'), big DECIMAL(20, 0)",
+    )
+    found = loader.fetch_schema()["pages"]
+    assert (found["event_date"], found["big"], found["count"]) == ("datetime", "float", "float")
+    narrow: dict[str, ColumnType] = {"id": "string", "received_at": "datetime", "name": "string"}
+    for number, mode in enumerate(MODES):
+        rows = [event("a", name=mode)]
+        loader.load(load_of(number), staged(loader, tmp_path, "pages", narrow, rows, mode))
+    assert values(loader, "pages", "a", "name", "big", "vip") == ["latest by id", None, None]
+
+
 def test_json_and_long_texts_are_remembered(loader: DatabricksLoader) -> None:
     create(loader, "carts", {"id": "string", "cart": "json"})
     loader.evolve([AddColumns("carts", {"note": "text", "id": "int"})])

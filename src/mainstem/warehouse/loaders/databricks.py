@@ -7,9 +7,10 @@ https://docs.databricks.com/aws/en/optimizations/isolation/row-level-concurrency
 (https://www.rudderstack.com/docs/destinations/warehouse-destinations/delta-lake/); the type `DELTALAKE` with a `host`
 comes here too.
 
-**Through the public REST API, not databricks-sql-connector** (4.9): that speaks Thrift, so the only server it could be
-tried against would be one made of its own generated classes, and it brings pandas, openpyxl, thrift, oauthlib and four
-more. Over REST each request and answer is documented, and the tests have a server that says and does them.
+**Through the public REST API, not databricks-sql-connector** (4.9): that speaks Thrift, for which there is no server
+but Databricks' own; its other way, over REST, is "deprecated and incomplete" in its own words; and it brings pandas,
+openpyxl, thrift, oauthlib and more. Over REST each request and answer is documented, and the tests have a server that
+says and does them.
 
 **Exactly once.** Databricks commits by statement and table, a SQL warehouse takes no setting that would put a name on
 a commit (https://docs.databricks.com/aws/en/sql/language-manual/sql-ref-parameters), and its transactions over several
@@ -19,8 +20,8 @@ tables are a preview. So each commit of rows is one that can be made again:
   are in; a file that is in is skipped, whatever became of it. Two at once with the same file: one gets a conflict.
 - `replace by id`, `latest by id`: one `MERGE` by id: made again, every row takes its own place. It reads
   `_mainstem_loads` in the same statement and does nothing where the load is noted: a statement that the warehouse
-  held in its queue while somebody else finished the load can't put old rows over newer ones. Rows without an id (none
-  of ours) are a file of their own, with COPY INTO.
+  held in its queue while somebody else finished the load can't put old rows over newer ones. Rows without an id, if
+  there are any, are a file of their own, with COPY INTO.
 - Then the row in `_mainstem_loads`, by a MERGE too: who inserted it has made the load.
 
 Two that merge into a table at once conflict, and the second one is made again, because tables made here have deletion
@@ -31,7 +32,8 @@ twice. Tables that others made keep what they have; for the same promise there:
 **Columns.** Types are BOOLEAN, BIGINT, DOUBLE, TIMESTAMP, STRING; JSON and long texts are STRING, told apart by the
 column's comment. Type widening has no way from BIGINT to DOUBLE
 (https://docs.databricks.com/aws/en/tables/features/type-widening): 1.5 for an integer column goes to the discards.
-Column mapping is on, so any name is a column's.
+Column mapping is on, so any name is a column's. In tables that others made, columns of other types (dates, generated
+ones) that a load does not have are left alone.
 
 What the user of the token needs: USE CATALOG, CREATE SCHEMA (or a schema with CREATE TABLE and CREATE VOLUME), MODIFY
 and SELECT, READ VOLUME and WRITE VOLUME, CAN USE on the SQL warehouse. With `enableExternalLocation` also CREATE
@@ -75,7 +77,7 @@ from mainstem.warehouse.loader import (
     TableFailed,
     WarehouseError,
 )
-from mainstem.warehouse.loaders.databricks_api import DatabricksApi, StatementFailed, Value
+from mainstem.warehouse.loaders.databricks_api import DatabricksApi, Row, StatementFailed, Value
 from mainstem.warehouse.place import folder_name
 from mainstem.warehouse.schema import (
     LOADS,
@@ -304,18 +306,18 @@ class DatabricksLoader:
 
     def _columns(self, table: str) -> dict[str, dict[str, ColumnType]]:
         found: dict[str, dict[str, ColumnType]] = {}
-        rows = self._api.run(
+        for name, column, kind, comment in self._described(table):
+            found.setdefault(str(name), {})[str(column)] = _word(str(kind), comment)
+        return found
+
+    def _described(self, table: str) -> Sequence[Row]:
+        """Return table, column, type in Databricks' words and comment of all columns, of one table if it is named."""
+        return self._api.run(
             f"SELECT table_name, column_name, full_data_type, comment FROM {self._views()}.columns"
             f" WHERE table_schema = :schema{' AND table_name = :table' if table else ''}"
             " ORDER BY table_name, ordinal_position",
             {"schema": self.namespace} | ({"table": table} if table else {}),
         )
-        for name, column, kind, comment in rows:
-            word = _WORDS.get(str(kind).lower().partition("(")[0].partition("_")[0], "string")
-            if word == "string" and comment in ("json", "text"):
-                word = cast("ColumnType", comment)
-            found.setdefault(str(name), {})[str(column)] = word
-        return found
 
     def evolve(self, changes: Sequence[SchemaChange]) -> None:
         self.check()
@@ -445,15 +447,20 @@ class DatabricksLoader:
         return changed
 
     def _target(self, table: StagedTable) -> Columns:
-        """Return the table's columns as they are now, those of the file among them.
+        """Return the table's columns that are written, as they are now: the file's, and those of our types.
 
         Raises:
             TableFailed: there is no such table.
             WarehouseError: the table was changed since the file was made; it is made again.
         """
-        there = self._columns(table.table).get(table.table)
-        if there is None:
+        described = self._described(table.table)
+        if not described:
             raise TableFailed(table.table, "there is no such table", "it is made by the next load")
+        there = {
+            str(column): _word(str(kind), comment)
+            for _, column, kind, comment in described
+            if column in table.columns or str(kind).upper() in CAPABILITIES.types.values()
+        }
         for name, kind in table.columns.items():
             found = there.get(name)
             if found is None or ARROW[found] != ARROW[kind]:
@@ -572,6 +579,12 @@ def _lacks_ids(path: Path) -> bool:
 def literal(text: str) -> str:
     """Return a text in Databricks' quotes: of our own words and names, never of an event."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _word(kind: str, comment: str | None) -> ColumnType:
+    """Return our type for a column's."""
+    word = _WORDS.get(kind.lower().partition("(")[0].partition("_")[0], "string")
+    return cast("ColumnType", comment) if word == "string" and comment in ("json", "text") else word
 
 
 def _advice(error: StatementFailed) -> str:

@@ -35,7 +35,7 @@ _WAIT_S: Final = 30
 """How long the server holds a request for a result before it tells that it goes on (5 to 50)."""
 _REQUEST_S: Final = 90.0
 _UPLOAD_S: Final = 1_800.0
-_STATEMENT_S: Final = 3_600.0
+_STATEMENT_S: Final = 1_800.0
 """A statement that takes longer is cancelled: a warehouse that starts, or one with a queue, is included."""
 _POLL_S: Final = (0.2, 5.0)
 _TRIES: Final = 6
