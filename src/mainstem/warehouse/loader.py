@@ -51,6 +51,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     upper_case: bool = False
     """Names are upper case unless quoted (Snowflake): ours are made so."""
     max_columns: int = 1600
+    max_text: int = 0
+    """How long a text can be, in ASCII characters (others may take more room); of a longer one as much is loaded as
+    fits. 0: longer than events are."""
     widenings: frozenset[tuple[ColumnType, ColumnType]] = frozenset({("int", "float"), ("string", "text")})
     """Columns that can be altered, every value kept: (before, after)."""
     merges: bool = True

@@ -1,36 +1,24 @@
 """One fixture: an engine, opened in a namespace that nobody else uses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
+from mainstem.testing import warehouse
 from mainstem.warehouse.loader import Loader
 from tests.warehouse.contract.databases import SERVERS
 from tests.warehouse.contract.engines import ENGINES
 from tests.warehouse.contract.lakes import ENDPOINT
 
 
-class Bench:
-    """An engine under test."""
+class Bench(warehouse.Bench):
+    """One of our engines under test."""
 
     def __init__(self, engine: str, folder: Path) -> None:
+        # MySQL's names are of the basic plane; what happens otherwise is in test_mysql.py
+        super().__init__(ENGINES[engine], folder, names_beyond_bmp=not engine.startswith("mysql"))
         self.engine = engine
-        self.folder = folder
-        self.namespace = f"t_{uuid4().hex[:12]}"
-        self._opened: list[Loader] = []
-
-    def open(self) -> Loader:
-        """Return a loader of its own."""
-        loader = ENGINES[self.engine](self.folder, self.namespace)
-        self._opened.append(loader)
-        return loader
-
-    def close(self) -> None:
-        for loader in self._opened:
-            loader.close()
-        self._opened.clear()
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -50,6 +38,3 @@ def loader(bench: Bench) -> Loader:
     opened = bench.open()
     opened.check()
     return opened
-
-
-Reopen = Callable[[], Loader]

@@ -140,6 +140,7 @@ CAPABILITIES: Final = Capabilities(
     },
     max_name=127,
     max_columns=1600,
+    max_text=_MOST_BYTES,
     widenings=frozenset({("int", "float")}),
     shortest_sync_s=60.0,
 )
