@@ -8,7 +8,8 @@ Exactly once
 A load is a plan (`bulk.plan`): it may be carried out again at any time, by anyone. So `load` is idempotent: it commits
 a table's rows **together with** a row in `_mainstem_loads` that names the load and the table, and does nothing when
 that row is there already. Where an engine has no transaction over both, its module says how it comes to the same
-result, and the contract suite (`tests/warehouse/contract/`) kills it in between.
+result. What every engine must do is `mainstem.testing.warehouse`, as tests; `tests/warehouse/contract/` runs it on
+ours, and kills them in between.
 
 Drivers are blocking: every method here is, and runs in one thread at a time.
 """

@@ -92,7 +92,9 @@ def values(loader: Loader, table: str, row_id: str, *columns: str) -> list[Any]:
     """Values of one row."""
     quoted = getattr(loader, "quoted")  # noqa: B009
     place = getattr(loader, "place")  # noqa: B009
-    picked = ", ".join(quoted(cased(loader, column)) for column in columns)
+    picked = ", ".join(quoted(cased(loader, column)) for column in ("id", *columns))
     where = f"{quoted(cased(loader, 'id'))} = '{row_id}'"
-    [row] = loader.query(f"SELECT {picked} FROM {place(cased(loader, table))} WHERE {where}")
-    return list(row)
+    rows = loader.query(f"SELECT {picked} FROM {place(cased(loader, table))} WHERE {where}")
+    # Some engines find more by `=`: those with other blanks at the end.
+    [row] = [row for row in rows if row[0] == row_id]
+    return list(row[1:])
