@@ -14,6 +14,7 @@ import pytest
 from tests.components import (
     chromium,
     databricks,
+    dbt,
     fakesnow,
     kafka,
     mariadb,
@@ -42,6 +43,7 @@ _REAL: dict[str, str | None] = {
     "databricks_server": None,
     "node_sdks": None,
     "python_sdks": None,
+    "dbt_python": "dbt",
 }
 
 
@@ -123,6 +125,12 @@ def _node_sdks() -> node_sdks.NodeSdks:
 def _python_sdks() -> python_sdks.PythonSdks:
     """The interpreters that hold the published Python SDKs."""
     return _need(python_sdks.install)
+
+
+@pytest.fixture(scope="session")
+def dbt_python() -> Path:
+    """The interpreter that has dbt."""
+    return _need(dbt.install)
 
 
 def _need(install: Callable[[], T]) -> T:

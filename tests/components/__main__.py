@@ -8,7 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.components import chromium, fakesnow, kafka, mariadb, node_sdks, postgres, python_sdks, redis, s3
+from tests.components import (
+    chromium,
+    dbt,
+    fakesnow,
+    kafka,
+    mariadb,
+    node_sdks,
+    postgres,
+    python_sdks,
+    redis,
+    s3,
+)
 from tests.components.install import ComponentMissing, required, say
 
 COMPONENTS: dict[str, Callable[[], object]] = {
@@ -21,6 +32,7 @@ COMPONENTS: dict[str, Callable[[], object]] = {
     "PostgreSQL server": postgres.install,
     "MariaDB server": mariadb.install,
     "Snowflake's emulator": fakesnow.install,
+    "dbt": dbt.install,
 }
 
 

@@ -1,0 +1,2 @@
+-- depends_on: {{ source('mainstem', 'groups') }}
+{{ staged('groups') }}

@@ -1,0 +1,2 @@
+-- depends_on: {{ source('mainstem', 'identifies') }}
+{{ staged('identifies') }}
