@@ -3,13 +3,14 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import asyncpg
 import duckdb
 import pytest
 import sqlglot
 
+from mainstem.warehouse.loaders import duckdb as duckdb_loader
 from tests.components.postgres import PostgresServer
 from tests.examples.expected import Limits, People, key_of, newest, session_of_event, session_rows, visits
 from tests.examples.histories import Sent, histories
@@ -36,8 +37,8 @@ class Loaded:
     warehouse: Path
 
 
-async def _loaded(folder: Path, seed: int) -> Loaded:
-    rig = Rig(folder)
+async def _loaded(folder: Path, seed: int, *, dedupe: Literal["id", "none"] = "id") -> Loaded:
+    rig = Rig(folder, config=duckdb_loader.Config(dedupe=dedupe))
     staged = histories(cases=40, seed=seed)
     for stage in staged:
         await rig.append([event.stored() for event in stage])
@@ -64,9 +65,9 @@ async def _compare(loaded: Loaded, query: Query) -> None:
     assert sorted(map(tuple, told)) == [tuple(row.values()) for row in expected]
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_on_duckdb(tmp_path: Path, seed: int) -> None:
-    loaded = await _loaded(tmp_path, seed)
+@pytest.mark.parametrize(("seed", "dedupe"), [(0, "id"), (1, "id"), (2, "none")])
+async def test_on_duckdb(tmp_path: Path, seed: int, dedupe: Literal["id", "none"]) -> None:
+    loaded = await _loaded(tmp_path, seed, dedupe=dedupe)
     with duckdb.connect(str(loaded.warehouse)) as connection:
         connection.execute("SET TimeZone = 'UTC'; USE shop")
         for script in SCRIPTS * 2:
