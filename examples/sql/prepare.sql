@@ -1,8 +1,8 @@
 -- Makes the tables and columns that the other two scripts read and that no event has made yet. The loader would make
 -- them the same, so it goes on with them. All three, with the namespace of the tables as the search path:
 --
---   (echo 'USE web;'; cat prepare.sql identity.sql sessions.sql) | duckdb warehouse.duckdb
---   (echo 'SET search_path = web;'; cat prepare.sql identity.sql sessions.sql) | psql
+--   cat prepare.sql identity.sql sessions.sql | duckdb -cmd 'USE web' warehouse.duckdb
+--   psql -c 'SET search_path = web' -f prepare.sql -f identity.sql -f sessions.sql
 
 create table if not exists "tracks" ("id" text);
 alter table "tracks" add column if not exists "context_source_id" text;

@@ -33,8 +33,8 @@ _HEADS: Final = {
 -- Makes the tables and columns that the other two scripts read and that no event has made yet. The loader would make
 -- them the same, so it goes on with them. All three, with the namespace of the tables as the search path:
 --
---   (echo 'USE web;'; cat prepare.sql identity.sql sessions.sql) | duckdb warehouse.duckdb
---   (echo 'SET search_path = web;'; cat prepare.sql identity.sql sessions.sql) | psql
+--   cat prepare.sql identity.sql sessions.sql | duckdb -cmd 'USE web' warehouse.duckdb
+--   psql -c 'SET search_path = web' -f prepare.sql -f identity.sql -f sessions.sql
 """,
     "identity.sql": """\
 -- Which ids are one person: models.identity, and models.identity_excluded for what was not linked and why. Makes
