@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed
@@ -25,6 +33,9 @@ AsJson = Annotated[bool, Parameter(name="--json", help="One JSON object a line."
 Wanted = Annotated[str, Parameter(help="Its id in the workspace.")]
 
 _EVER_MS = 253_402_300_800_000
+_MOST_TABLES = 40
+"""Shown to people, of a namespace."""
+_COLUMNS = (*("namespace", "table", "last load", "rows", "bytes", "took", "lag", "rows in all", "waits"),)
 
 
 def register(app: App) -> None:
@@ -42,9 +53,9 @@ def register(app: App) -> None:
         more: Set = None,
         json: AsJson = False,
     ) -> int:
-        """Show what waits, the last loads, and the tables that can't be loaded, with what to do.
+        """Show what waits, each table's newest load, and the tables that can't be loaded, with what to do.
 
-        Exits with 1 when a table fails or an engine can't be asked.
+        Exits with 1 when a table or a load fails, or an engine can't be asked.
         """
         known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         return asyncio.run(_status(known, destination, as_json=json))
@@ -116,7 +127,7 @@ async def _status(settings: Settings, wanted: str, *, as_json: bool) -> int:
             _show(one)
     if not found and not as_json:
         print("the workspace has no warehouse")
-    return 1 if any(one.failing or one.error for one in found) else 0
+    return 1 if any(one.failing or one.error or one.worker_error for one in found) else 0
 
 
 async def _sync(settings: Settings, wanted: str, wait_s: float) -> int:
@@ -136,7 +147,7 @@ async def _sync(settings: Settings, wanted: str, wait_s: float) -> int:
             task = progress.add_task("loading", total=waiting)
             try:
                 async for left in desk.wait(destination, wait_s):
-                    progress.update(task, description=f"{waiting - left:,} of {waiting:,} events are in")
+                    progress.update(task, total=max(waiting, left), completed=max(0, waiting - left))
             except TimeoutError:
                 print(
                     f"not done after {wait_s:g} s: is a worker running? `mainstem warehouse status {wanted}` "
@@ -153,7 +164,9 @@ async def _plan(settings: Settings, wanted: str, events: int, *, as_json: bool) 
     async with AsyncExitStack() as stack:
         desk = await Desk.open(settings, SystemClock(), stack)
         [destination] = desk.warehouses(wanted)
-        seen, changes = await desk.plan(destination, most=events)
+        with _progress() as progress:
+            task = progress.add_task("looking at events", total=min(events, await desk.waiting(destination)))
+            seen, changes = await desk.plan(destination, most=events, on_event=lambda: progress.advance(task))
     if as_json:
         for namespace, steps in changes.items():
             for step in steps:
@@ -177,16 +190,22 @@ async def _backfill(
 ) -> int:
     from mainstem.roles.warehouse_desk import Desk
 
-    events = rows = 0
+    found = None
     async with AsyncExitStack() as stack:
         desk = await Desk.open(settings, SystemClock(), stack)
         [destination] = desk.warehouses(wanted)
         with _progress() as progress:
             task = progress.add_task("reading the archive", total=None)
-            async for events, rows in desk.backfill(
+            async for found in desk.backfill(
                 destination, table=table, archive_id=archive, from_ms=from_ms, to_ms=to_ms
             ):
-                progress.update(task, description=f"{events:,} events read, {rows:,} rows loaded")
+                progress.update(
+                    task,
+                    total=found.of_files,
+                    completed=found.files,
+                    description=f"{found.events:,} events read, {found.rows:,} rows loaded",
+                )
+    events, rows = (found.events, found.rows) if found is not None else (0, 0)
     print(f"{events:,} events read, {rows:,} rows loaded")
     return 0
 
@@ -200,13 +219,19 @@ def _show(status: "WarehouseStatus") -> None:
     )
     if status.error:
         console.print(f"  it can't be asked: {status.error}", markup=False)
-    for namespace, loads in status.namespaces.items():
-        table = Table("namespace", "table", "rows", "loaded", "load", box=None, pad_edge=False)
-        for row in loads:
-            at = datetime.fromtimestamp(row.loaded_at_ms / 1000, UTC)
-            table.add_row(namespace, row.table, f"{row.rows:,}", f"{at:%Y-%m-%d %H:%M:%S}Z", row.load_id)
-        if loads:
+    if status.worker_error:
+        console.print(f"  FAILS: the last load, which is tried again: {status.worker_error}", markup=False)
+    owed = {(one.namespace, one.table): one for one in status.failing}
+    for namespace in dict.fromkeys([*status.tables, *status.namespaces]):
+        rows = _table_rows(status, namespace)
+        table = Table(*_COLUMNS, box=None, pad_edge=False)
+        for name, row in rows[:_MOST_TABLES]:
+            waits = owed.get((namespace, name))
+            table.add_row(namespace, name, *row, f"{waits.rows:,} rows wait" if waits else "")
+        if rows:
             console.print(table)
+        if len(rows) > _MOST_TABLES:
+            console.print(f"  … and {len(rows) - _MOST_TABLES:,} tables more: --json has them all")
     for one in status.failing:
         console.print(
             f"  FAILS: {one.namespace}.{one.table}: {one.rows:,} rows of {one.loads} loads wait: {one.error}"
@@ -215,9 +240,42 @@ def _show(status: "WarehouseStatus") -> None:
         )
 
 
+def _table_rows(status: "WarehouseStatus", namespace: str) -> list[tuple[str, list[str]]]:
+    """Return each table with what is shown of it, the one loaded last first.
+
+    What this installation did not load itself, it only knows the engine's notes of.
+    """
+    found = {
+        one.table: [
+            _moment(one.loaded_at_ms),
+            f"{one.rows:,}",
+            decimal(one.staged_bytes),
+            f"{one.took_s:,.1f} s",
+            f"{one.lag_s:,.0f} s",
+            f"{one.all_rows:,}",
+        ]
+        for one in status.tables.get(namespace, ())
+    }
+    for row in status.namespaces.get(namespace, ()):
+        found.setdefault(row.table, [_moment(row.loaded_at_ms), f"{row.rows:,}", "", "", "", ""])
+    return list(found.items())
+
+
+def _moment(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
 def _progress() -> Progress:
+    """Return progress for people: nothing where the output is no terminal."""
     return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stdout.isatty(),
     )
 
 

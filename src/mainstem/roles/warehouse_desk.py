@@ -33,11 +33,20 @@ from mainstem.roles.sandboxes import open_transformer, tools_of
 from mainstem.roles.warehouses import Tables, tables_of
 from mainstem.settings import Settings
 from mainstem.stream.base import OffsetGone, Stream
-from mainstem.warehouse.loader import Load, LoaderRow, WarehouseError
+from mainstem.warehouse.loader import Load, Loader, LoaderRow, WarehouseError
+from mainstem.warehouse.measures import TableReport, reports_of
 from mainstem.warehouse.rows import RowsRefused
 from mainstem.warehouse.schema import Schema, SchemaChange, merged_columns, plan_changes
 from mainstem.warehouse.staging import TableRows
-from mainstem.warehouse.writer import TableStatus, failing, folder_of, load_rows, request_of
+from mainstem.warehouse.writer import (
+    TableStatus,
+    discards_of,
+    failing,
+    folder_of,
+    load_rows,
+    refused_row,
+    request_of,
+)
 from mainstem.workspace.model import Destination, Workspace
 
 _READ_RECORDS: Final = 500
@@ -56,10 +65,31 @@ class WarehouseStatus(msgspec.Struct, kw_only=True):
     waiting: int
     """Events of the log that are not in it yet."""
     namespaces: Mapping[str, Sequence[LoaderRow]]
-    """The newest loads in each namespace, newest first."""
+    """The newest loads in each namespace, newest first: what the engine says."""
+    tables: Mapping[str, Sequence[TableReport]]
+    """Each table's newest load, by namespace, newest first: what this installation noted."""
     failing: Sequence[TableStatus]
     error: str = ""
     """Why the engine could not be asked."""
+    worker_error: str = ""
+    """Why the worker's last attempt to load failed as a whole; it tries again."""
+
+
+class _Shown(msgspec.Struct):
+    """What is read of a flow's status."""
+
+    error: str = ""
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """How far a backfill is."""
+
+    files: int
+    of_files: int
+    events: int
+    """Read from the archive."""
+    rows: int
+    """Loaded."""
 
 
 class Desk:
@@ -121,8 +151,9 @@ class Desk:
         tables = self._tables(destination)
         found: dict[str, Sequence[LoaderRow]] = {}
         error = ""
+        namespaces = sorted(set(tables.namespaces.values()))
         try:
-            for namespace in sorted(set(tables.namespaces.values())):
+            for namespace in namespaces:
                 found[namespace] = await asyncio.to_thread(self._loads, tables, namespace, loads)
         except WarehouseError as trouble:
             error = str(trouble)
@@ -131,11 +162,21 @@ class Desk:
             destination_id=destination.id,
             title=tables.spec.title,
             run_against=tables.spec.run_against,
-            waiting=await self._waiting(destination),
+            waiting=await self.waiting(destination),
             namespaces=found,
+            tables={
+                namespace: reports
+                for namespace in namespaces
+                if (reports := await asyncio.to_thread(_newest_first, folder, namespace))
+            },
             failing=await asyncio.to_thread(failing, folder),
             error=error,
+            worker_error=await self._worker_error(destination),
         )
+
+    async def _worker_error(self, destination: Destination) -> str:
+        shown = (await self._ledger.statuses()).get(destination.id)
+        return msgspec.json.decode(shown, type=_Shown).error if shown else ""
 
     def _loads(self, tables: Tables, namespace: str, limit: int) -> Sequence[LoaderRow]:
         loader = tables.open(namespace)
@@ -144,7 +185,8 @@ class Desk:
         finally:
             loader.close()
 
-    async def _waiting(self, destination: Destination) -> int:
+    async def waiting(self, destination: Destination) -> int:
+        """Return how many events of the log are not in a warehouse yet."""
         bounds = await self._stream.bounds()
         positions = await self._ledger.positions(destination.id)
         return sum(
@@ -158,7 +200,7 @@ class Desk:
         request = request_of(folder_of(self._settings.data_path, destination.id))
         request.parent.mkdir(parents=True, exist_ok=True)
         request.touch()
-        return await self._waiting(destination)
+        return await self.waiting(destination)
 
     async def wait(self, destination: Destination, timeout_s: float) -> AsyncIterator[int]:
         """Yield how many events still wait, until none of those that waited at the beginning does.
@@ -181,14 +223,19 @@ class Desk:
     # ------------------------------------------------------------ what a load would change
 
     async def plan(
-        self, destination: Destination, *, most: int
+        self, destination: Destination, *, most: int, on_event: Callable[[], None] = lambda: None
     ) -> tuple[int, Mapping[str, Sequence[SchemaChange]]]:
-        """Return how many waiting events were looked at, and what their load would change, by namespace."""
+        """Return how many waiting events were looked at, and what their load would change, by namespace.
+
+        Args:
+            on_event: called for each.
+        """
         tables = self._tables(destination)
         wanted: dict[str, dict[str, Any]] = {}
         seen = 0
         async for event in self._waiting_events(destination, tables.plan, most):
             seen += 1
+            on_event()
             try:
                 namespace, rows = tables.to_rows(event)
             except RowsRefused:
@@ -244,8 +291,8 @@ class Desk:
         archive_id: str,
         from_ms: int,
         to_ms: int,
-    ) -> AsyncIterator[tuple[int, int]]:
-        """Load one table's rows (all tables' when `table` is empty) from an archive; yield (events read, rows loaded).
+    ) -> AsyncIterator[Filled]:
+        """Load one table's rows (all tables' when `table` is empty) from an archive; yield how far it is, by file.
 
         Rows that are there already are replaced by themselves (by id), so it may be repeated, and run beside the live
         flow. Loads are named by the archive's files: one that is in is not loaded again.
@@ -265,7 +312,8 @@ class Desk:
         judge = self._judge_of(tables.plan)
         events = rows = number = 0
         wanted = table.lower()
-        async for name in reader.files(from_ms=from_ms, to_ms=to_ms):
+        names = [name async for name in reader.files(from_ms=from_ms, to_ms=to_ms)]
+        for done, name in enumerate(names, 1):
             gathered: dict[tuple[str, str], TableRows] = {}
             await asyncio.to_thread(_fresh, folder)
             batch: list[Event] = []
@@ -286,7 +334,7 @@ class Desk:
                 id=f"backfill-{digest}", cursor=f"backfill:{destination.id}", sequence=0, positions="{}"
             )
             rows += await asyncio.to_thread(self._load, tables, load, gathered, folder)
-            yield events, rows
+            yield Filled(done, len(names), events, rows)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _load(
@@ -300,7 +348,7 @@ class Desk:
                 for (space, _), rows in gathered.items():
                     if space == namespace:
                         rows.flush()
-                        loaded += load_rows(load, loader, rows, folder, tables.spec, tables.config)
+                        loaded += _load_whole(tables, load, loader, rows, folder)
             finally:
                 loader.close()
         return loaded
@@ -310,6 +358,10 @@ class Desk:
         assert spec is not None  # noqa: S101 - `warehouses` found it
         plan = compile_plan(self._workspace, destination, spec, self._chains)
         return tables_of(plan, self._decoder, self._settings.data_path)
+
+
+def _newest_first(folder: Path, namespace: str) -> Sequence[TableReport]:
+    return sorted(reports_of(folder, namespace).values(), key=lambda one: (-one.loaded_at_ms, one.table))
 
 
 def _is_warehouse(destination: Destination) -> bool:
@@ -325,6 +377,15 @@ async def _sent(judge: Judge, events: Sequence[Event]) -> AsyncIterator[Event]:
                 yield event
 
 
+def _load_whole(tables: Tables, load: Load, loader: Loader, rows: TableRows, folder: Path) -> int:
+    """Load a table's rows, and what of them does not fit."""
+    found, discards = load_rows(load, loader, rows, folder, tables.spec, tables.config)
+    if discards.rows:
+        part = discards_of(load, rows.table)
+        load_rows(part, loader, discards, folder, tables.spec, tables.config)
+    return found.rows
+
+
 async def _gather(
     judge: Judge,
     batch: Sequence[Event],
@@ -336,8 +397,9 @@ async def _gather(
     async for event in _sent(judge, batch):
         try:
             namespace, rows = tables.to_rows(event)
-        except RowsRefused:
-            continue
+        except RowsRefused as refusal:
+            named = str.upper if tables.spec.capabilities.upper_case else str
+            namespace, rows = refusal.namespace, [refused_row(event, str(refusal), named)]
         for row in rows:
             if wanted and row.table.lower() != wanted:
                 continue

@@ -147,14 +147,41 @@ BREAKER: Final = Gauge(
 # ---- warehouse
 WAREHOUSE_ROWS: Final = Counter(
     "mainstem_warehouse_rows_total",
-    "Rows loaded, by table.",
+    "Rows loaded, by table. The tables that every warehouse has, and the first 50 others that a process loads, have "
+    "their own names as label; the rest share `other tables`. So in all metrics by table.",
     ["destination", "table"],
+    registry=REGISTRY,
+)
+WAREHOUSE_BYTES: Final = Counter(
+    "mainstem_warehouse_staged_bytes_total",
+    "Bytes of the files that were loaded, by table.",
+    ["destination", "table"],
+    registry=REGISTRY,
+)
+WAREHOUSE_LOAD_SECONDS: Final = Histogram(
+    "mainstem_warehouse_load_seconds",
+    "One load of one table: changing it, making the file, loading it. `_count` is the number of loads.",
+    ["destination", "table"],
+    buckets=(0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 300, 900),
+    registry=REGISTRY,
+)
+WAREHOUSE_LAG_SECONDS: Final = Histogram(
+    "mainstem_warehouse_lag_seconds",
+    "From receivedAt of the oldest event of a load of a table to when it was in the table.",
+    ["destination", "table"],
+    buckets=(1, 5, 15, 60, 300, 900, 1800, 3600, 21_600, 86_400),
     registry=REGISTRY,
 )
 WAREHOUSE_FAILURES: Final = Counter(
     "mainstem_warehouse_table_failures_total",
     "Loads of a table that failed while the others went on; its rows wait.",
     ["destination", "table"],
+    registry=REGISTRY,
+)
+WAREHOUSE_ERRORS: Final = Counter(
+    "mainstem_warehouse_errors_total",
+    "Loads that failed as a whole (the engine can't be reached, or failed) and are tried again.",
+    ["destination"],
     registry=REGISTRY,
 )
 

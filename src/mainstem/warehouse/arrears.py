@@ -8,18 +8,23 @@ harmless.
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
+from uuid import uuid4
 
 import msgspec
+import xxhash
 
 from mainstem.warehouse.loader import Load
+from mainstem.warehouse.place import make_folder, sync_folder
 from mainstem.warehouse.schema import Columns, ColumnType
 from mainstem.warehouse.staging import TableRows
 
 _MANIFEST: Final = "manifest.json"
+_MAX_FOLDER: Final = 200
+"""Bytes of a folder's name; file systems take 255."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,35 +68,31 @@ class Arrears:
         """Return the tables that owe something."""
         if not self._folder.is_dir():
             return []
-        return sorted(
-            unquote(path.name) for path in self._folder.iterdir() if path.is_dir() and any(path.iterdir())
-        )
+        first = (next(_owed_in(path), None) for path in self._folder.iterdir() if path.is_dir())
+        return sorted(owed.manifest.table for owed in first if owed is not None)
 
     def owed(self, table: str) -> Sequence[Owed]:
         """Return what a table owes, oldest first."""
-        folder = self._folder / quote(table, safe="")
-        found = []
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            manifest = path / _MANIFEST
-            if (
-                manifest.is_file()
-            ):  # else a crash left it half made: its load is still open, and makes it again
-                found.append(Owed(path, msgspec.json.decode(manifest.read_bytes(), type=Manifest)))
-        return found
+        folder = self._folder / _folder_name(table)
+        return list(_owed_in(folder)) if folder.is_dir() else []
 
-    def add(self, load: Load, rows: TableRows, error: str, advice: str, now_ms: int) -> None:
+    def add(self, load: Load, rows: TableRows, error: str, advice: str, now_ms: int, *, within: Path) -> None:
         """Keep a load of a table, durably; once, however often it is called.
+
+        Args:
+            within: a folder of this load's own, in which it is made: whole, or not there.
 
         Raises:
             OSError: the disk does not take it.
         """
-        folder = self._folder / quote(rows.table, safe="") / f"{load.sequence:012d}-{load.id}"
+        folder = self._folder / _folder_name(rows.table) / f"{load.sequence:012d}-{quote(load.id, safe='')}"
         if (folder / _MANIFEST).is_file():
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        made = within / f"owed-{uuid4().hex}"
+        made.mkdir()
         chunks = []
         for path, kinds in rows.kept_chunks():
-            _copy(path, folder / path.name)
+            _copy(path, made / path.name)
             chunks.append((path.name, kinds))
         manifest = Manifest(
             load=load,
@@ -104,14 +105,22 @@ class Arrears:
             advice=advice,
             since_ms=now_ms,
         )
-        made = folder / f"{_MANIFEST}.new"
-        with made.open("wb") as file:
+        with (made / _MANIFEST).open("wb") as file:
             file.write(msgspec.json.encode(manifest))
             file.flush()
             os.fsync(file.fileno())
-        made.replace(folder / _MANIFEST)
-        for place in (folder, folder.parent, folder.parent.parent):
-            _sync(place)
+        sync_folder(made)
+        make_folder(folder.parent)
+        # What is there is what is left of one that was paid.
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+        sync_folder(folder.parent)
+
+    def sweep(self) -> None:
+        """Remove what is left of loads that were paid by somebody who was killed meanwhile."""
+        for path in self._folder.glob("*/*"):
+            if not (path / _MANIFEST).is_file():
+                shutil.rmtree(path, ignore_errors=True)
 
     def paid(self, owed: Owed) -> None:
         """Remove a load that is in its table."""
@@ -119,16 +128,23 @@ class Arrears:
         shutil.rmtree(owed.folder, ignore_errors=True)
 
 
+def _owed_in(folder: Path) -> Iterator[Owed]:
+    for path in sorted(folder.iterdir()):
+        manifest = path / _MANIFEST
+        if manifest.is_file():
+            yield Owed(path, msgspec.json.decode(manifest.read_bytes(), type=Manifest))
+
+
+def _folder_name(table: str) -> str:
+    """Return a table's folder; a long name is cut and told apart, the manifests have it whole."""
+    name = quote(table, safe="")
+    if len(name) <= _MAX_FOLDER:
+        return name
+    return f"{name[: _MAX_FOLDER - 17]}-{xxhash.xxh3_64_hexdigest(table.encode())}"
+
+
 def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as reading, target.open("wb") as writing:
         shutil.copyfileobj(reading, writing)
         writing.flush()
         os.fsync(writing.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,21 +7,22 @@ position moves on, and are tried again with every later load, in order.
 """
 
 import asyncio
-import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import msgspec
+import xxhash
 
+from mainstem.bulk.errors import BulkError
 from mainstem.bulk.plan import DELIVERED, Plan
 from mainstem.bulk.writer import Limits, Making, Planned, Urgency
 from mainstem.clock import Clock
 from mainstem.events.canonical import Event
 from mainstem.events.stored import StoredEvent
 from mainstem.ledger.base import CountKey
-from mainstem.telemetry import metrics
 from mainstem.telemetry.log import logger
 from mainstem.warehouse.arrears import Arrears
 from mainstem.warehouse.fit import Discard, write_parquet
@@ -33,6 +34,7 @@ from mainstem.warehouse.loader import (
     StagedTable,
     TableFailed,
 )
+from mainstem.warehouse.measures import Loaded, Measures, oldest_ms
 from mainstem.warehouse.rows import Row, RowsRefused
 from mainstem.warehouse.schema import (
     DISCARDS,
@@ -45,6 +47,7 @@ from mainstem.warehouse.schema import (
 )
 from mainstem.warehouse.settings import WarehouseSettings, excluded
 from mainstem.warehouse.shapes import Shape, Shapes, ToRows
+from mainstem.warehouse.spool import LoadFolder
 from mainstem.warehouse.staging import Part, TableRows
 
 _log = logger(__name__)
@@ -54,6 +57,8 @@ _MAX_CELLS: Final = 3_000_000
 _MAX_WAITING_CELLS: Final = 400_000
 """Values that wait as events, to be made columns."""
 _MAX_NAMESPACES: Final = 64
+_DISCARDS_NUMBER: Final = 9_999
+"""Names the files of values that do not fit."""
 
 Decode = Callable[[StoredEvent], Event]
 
@@ -80,7 +85,7 @@ class PlannedRows:
 
     def __init__(
         self,
-        folder: Path,
+        folder: LoadFolder,
         decode: Decode,
         to_rows: ToRows,
         named: Callable[[str], str],
@@ -88,10 +93,9 @@ class PlannedRows:
     ) -> None:
         """
         Args:
+            folder: where its files are made.
             shapes: the fast way; None: every event by the rules.
         """
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         self._folder = folder
         self._decode = decode
         self._to_rows = to_rows
@@ -122,7 +126,7 @@ class PlannedRows:
             try:
                 namespace, rows = self._to_rows(event)
             except RowsRefused as refusal:
-                namespace, rows = refusal.namespace, [self._refused(event, str(refusal))]
+                namespace, rows = refusal.namespace, [refused_row(event, str(refusal), self._named)]
             for row in rows:
                 self._rows(namespace, row.table).add(row.data, row.columns, self._number)
         if self._waiting_cells > _MAX_WAITING_CELLS:
@@ -136,7 +140,7 @@ class PlannedRows:
             self._finished = True
 
     def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
     def by_namespace(self) -> Mapping[str, Sequence[TableRows]]:
         """Return the tables, by namespace, in the order in which they came up."""
@@ -148,12 +152,12 @@ class PlannedRows:
     @property
     def folder(self) -> Path:
         """Where files of this plan may be made."""
-        return self._folder
+        return self._folder.path
 
     def _rows(self, namespace: str, table: str) -> TableRows:
         rows = self._tables.get((namespace, table))
         if rows is None:
-            rows = self._tables[namespace, table] = TableRows(table, self._folder, len(self._tables))
+            rows = self._tables[namespace, table] = TableRows(table, self.folder, len(self._tables))
         return rows
 
     def _flush(self) -> None:
@@ -176,15 +180,17 @@ class PlannedRows:
             assert self._shapes is not None  # noqa: S101 - they are its
             self._rows(namespace, table).add_parts(found, self._shapes.typed)
 
-    def _refused(self, event: Event, why: str) -> Row:
-        """An event that can't be rows is kept whole, among the discards."""
-        discard = Discard(event.type, event.message_id, "*", event.message, why, None)
-        data = discard.row() | {"received_at": event.message.get("receivedAt")}
-        return Row(
-            table=self._named(DISCARDS),
-            columns={self._named(name): kind for name, kind in DISCARDS_COLUMNS.items()},
-            data={self._named(name): value for name, value in data.items() if value is not None},
-        )
+
+class _Space(msgspec.Struct):
+    """A namespace while its tables are loaded."""
+
+    name: str
+    loader: Loader
+    arrears: Arrears
+    schema: dict[str, Columns]
+    """Asked once, not for every table; kept up to date as tables change here."""
+    owing: dict[str, str]
+    """Tables of which earlier loads wait, with advice."""
 
 
 class WarehouseWriter:
@@ -219,6 +225,7 @@ class WarehouseWriter:
         self._shapes = shapes
         self._data_dir = data_dir
         self._folder = folder_of(data_dir, destination_id)
+        self._measures = Measures(destination_id, self._folder)
         self._clock = clock
 
     @property
@@ -248,7 +255,7 @@ class WarehouseWriter:
         return "not now" if excluded(self._config.exclude_window, self._clock.now_ms()) else "when due"
 
     def begin(self, plan: Plan) -> PlannedRows:
-        folder = self._folder / "loads" / plan.id
+        folder = LoadFolder(self._folder / "loads", plan.id)
         return PlannedRows(folder, self._decode, self._to_rows, self._named, self._shapes)
 
     async def write(self, plan: Plan, made: Making) -> int:
@@ -257,7 +264,6 @@ class WarehouseWriter:
 
     async def settled(self, plan: Plan) -> None:
         request_of(self._folder).unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, self._folder / "loads" / plan.id, ignore_errors=True)
 
     async def pay(self) -> int:
         """Try again what tables owe; return how many loads are in now that were not."""
@@ -266,7 +272,7 @@ class WarehouseWriter:
     # ------------------------------------------------------------ in a thread
 
     def _named(self, name: str) -> str:
-        return name.upper() if self._spec.capabilities.upper_case else name
+        return _naming(self._spec)(name)
 
     def _write(self, plan: Plan, made: PlannedRows) -> int:
         load = Load(
@@ -278,64 +284,54 @@ class WarehouseWriter:
             ).decode(),
         )
         written = 0
-        for namespace, tables in made.by_namespace().items():
-            loader = self._spec.open(self._config, namespace, self._data_dir)
-            try:
-                written += self._write_namespace(load, namespace, loader, tables, made.folder)
-            finally:
-                loader.close()
+        try:
+            for namespace, tables in made.by_namespace().items():
+                loader = self._spec.open(self._config, namespace, self._data_dir)
+                try:
+                    written += self._write_namespace(load, namespace, loader, tables, made.folder)
+                finally:
+                    loader.close()
+        except (BulkError, OSError):
+            self._measures.broken()
+            raise
+        finally:
+            self._report()
         return written
 
     def _write_namespace(
         self, load: Load, namespace: str, loader: Loader, tables: Sequence[TableRows], folder: Path
     ) -> int:
         loader.check()
-        arrears = self._arrears(namespace)
-        # Asked once, not for every table; kept up to date as tables change here.
-        schema = dict(loader.fetch_schema())
-        owing = self._pay_namespace(namespace, loader, schema)
-        discards = TableRows(self._named(DISCARDS), folder, 9_999)
-        written = 0
-        for rows in tables:
-            if rows.table == discards.table:
-                continue
-            try:
-                if rows.table in owing:
-                    raise TableFailed(rows.table, "earlier loads of it wait", owing[rows.table])
-                self._load_table(load, loader, rows, folder, discards, schema)
-                written += 1
-            except TableFailed as failed:
-                # Part of its changes may be in.
-                schema.update(loader.fetch_schema())
-                self._fall_behind(namespace, failed)
-                arrears.add(load, rows, str(failed), failed.advice, self._clock.now_ms())
-        refused = [rows for rows in tables if rows.table == discards.table]
-        discards.flush()
-        for index, rows in enumerate([*refused, *([discards] if discards.rows else [])]):
-            # Two sources of discards in one load: each is a load of its own, or the second would count as being in.
-            part = msgspec.structs.replace(load, id=f"{load.id}/{index}" if index else load.id)
-            try:
-                self._load_table(part, loader, rows, folder, None, schema)
-                written += 1
-            except TableFailed as failed:
-                self._fall_behind(namespace, failed)
-                arrears.add(part, rows, str(failed), failed.advice, self._clock.now_ms())
-        return written
+        space = self._space(namespace, loader)
+        self._pay_namespace(space)
+        # The discards last: of the other tables' values some may have come to the arrears there.
+        discards = self._named(DISCARDS)
+        ordered = sorted(tables, key=lambda rows: rows.table == discards)
+        return sum(self._load_or_owe(load, space, rows, folder) for rows in ordered)
 
-    def _load_table(
-        self,
-        load: Load,
-        loader: Loader,
-        rows: TableRows,
-        folder: Path,
-        discards: TableRows | None,
-        schema: dict[str, Columns],
-    ) -> None:
-        count = load_rows(load, loader, rows, folder, self._spec, self._config, discards, schema)
-        metrics.WAREHOUSE_ROWS.labels(self._destination_id, rows.table).inc(count)
+    def _load_or_owe(self, load: Load, space: _Space, rows: TableRows, folder: Path) -> int:
+        """Load a table's rows, or put them to the arrears; return how many tables were written."""
+        try:
+            if rows.table in space.owing:
+                raise TableFailed(rows.table, "earlier loads of it wait", space.owing[rows.table])
+            return self._load_table(load, space, rows, folder)
+        except TableFailed as failed:
+            # Part of its changes may be in.
+            space.schema.update(space.loader.fetch_schema())
+            self._fall_behind(space.name, failed)
+            space.arrears.add(load, rows, str(failed), failed.advice, self._clock.now_ms(), within=folder)
+            return 0
+
+    def _load_table(self, load: Load, space: _Space, rows: TableRows, folder: Path) -> int:
+        found, discards = load_rows(load, space.loader, rows, folder, self._spec, self._config, space.schema)
+        if not found.already:
+            self._measures.loaded(space.name, rows.table, load.id, found, self._clock.now_ms())
+        if not discards.rows:
+            return 1
+        return 1 + self._load_or_owe(discards_of(load, rows.table), space, discards, folder)
 
     def _fall_behind(self, namespace: str, failed: TableFailed) -> None:
-        metrics.WAREHOUSE_FAILURES.labels(self._destination_id, failed.table).inc()
+        self._measures.failed(failed.table)
         _log.error(
             "table can't be loaded; its rows wait",
             destination=self._destination_id,
@@ -344,7 +340,19 @@ class WarehouseWriter:
             error=str(failed),
         )
 
+    def _report(self) -> None:
+        try:
+            self._measures.save()
+        except OSError as error:
+            # For people's eyes only: no load is to stand still for it.
+            _log.warning(
+                "the state of tables can't be noted", destination=self._destination_id, error=str(error)
+            )
+
     # ------------------------------------------------------------ arrears
+
+    def _space(self, namespace: str, loader: Loader) -> _Space:
+        return _Space(namespace, loader, self._arrears(namespace), dict(loader.fetch_schema()), {})
 
     def _arrears(self, namespace: str) -> Arrears:
         return Arrears(arrears_of(self._folder, namespace))
@@ -358,36 +366,26 @@ class WarehouseWriter:
                 continue
             loader = self._spec.open(self._config, namespace, self._data_dir)
             try:
-                self._pay_namespace(namespace, loader, dict(loader.fetch_schema()))
+                self._pay_namespace(self._space(namespace, loader))
             finally:
                 loader.close()
+                self._report()
             paid += before - sum(len(arrears.owed(table)) for table in arrears.tables())
         return paid
 
-    def _pay_namespace(self, namespace: str, loader: Loader, schema: dict[str, Columns]) -> dict[str, str]:
-        """Try what tables owe; return those that still do, with advice."""
-        arrears = self._arrears(namespace)
-        owing: dict[str, str] = {}
-        for table in arrears.tables():
-            for owed in arrears.owed(table):
-                folder = owed.folder
-                discards = TableRows(self._named(DISCARDS), folder, 9_999)
+    def _pay_namespace(self, space: _Space) -> None:
+        """Try what tables owe; note those that still do."""
+        space.arrears.sweep()
+        for table in space.arrears.tables():
+            for owed in space.arrears.owed(table):
                 try:
-                    target = None if table == discards.table else discards
-                    self._load_table(owed.manifest.load, loader, owed.rows(), folder, target, schema)
-                    discards.flush()
-                    if discards.rows:
-                        part = msgspec.structs.replace(
-                            owed.manifest.load, id=f"{owed.manifest.load.id}/{table}"
-                        )
-                        self._load_table(part, loader, discards, folder, None, schema)
+                    self._load_table(owed.manifest.load, space, owed.rows(), owed.folder)
                 except TableFailed as failed:
-                    schema.update(loader.fetch_schema())
-                    owing[table] = failed.advice
+                    space.schema.update(space.loader.fetch_schema())
+                    space.owing[table] = failed.advice
                     break
-                arrears.paid(owed)
+                space.arrears.paid(owed)
                 _log.info("waiting rows are in", destination=self._destination_id, table=table)
-        return owing
 
 
 def load_rows(
@@ -397,22 +395,26 @@ def load_rows(
     folder: Path,
     spec: LoaderSpec,
     config: WarehouseSettings,
-    discards: TableRows | None = None,
     schema: dict[str, Columns] | None = None,
-) -> int:
-    """Change a table as its rows need it, fit them to it, load them once; return how many came in now. Blocking.
+) -> tuple[Loaded, TableRows]:
+    """Change a table as its rows need it, fit them to it, load them once. Blocking.
+
+    Returns:
+        What came in, and the values that do not fit: rows of the discards, flushed, to be loaded by `discards_of`.
+        They are the same however often a load is made. The discards' own are only logged.
 
     Args:
         rows: flushed.
-        folder: where the file is made.
-        discards: takes what does not fit; None = that is only logged (the discards themselves).
+        folder: where files are made.
         schema: the namespace's tables as they are, kept up to date here; None = the engine is asked.
 
     Raises:
         TableFailed: this table can't be loaded.
         WarehouseError: the engine failed.
     """
+    began = time.monotonic()
     named = _naming(spec)
+    discards = TableRows(named(DISCARDS), folder, _DISCARDS_NUMBER)
     there = loader.fetch_schema() if schema is None else schema
     most = loader.capabilities.max_columns
     if len(rows.columns) > most:
@@ -430,7 +432,7 @@ def load_rows(
     path = folder / f"{quote(rows.table, safe='')[:120]}-{load.id.replace('/', '-')}.parquet"
 
     def discard(found: Discard) -> None:
-        if discards is None:
+        if rows.table == discards.table:
             _log.error("a discard does not fit its table", table=found.table, column=found.column)
             return
         columns = {named(name): kind for name, kind in DISCARDS_COLUMNS.items()}
@@ -439,11 +441,41 @@ def load_rows(
     written, count = write_parquet(rows, target, path, named=named, on_discard=discard)
     try:
         mode = _mode_of(rows.table, named, spec, config)
-        return loader.load(
+        staged_bytes, oldest = path.stat().st_size, oldest_ms(path, named("received_at"))
+        done = loader.load(
             load, StagedTable(table=rows.table, columns=written, path=path, rows=count, mode=mode)
-        ).rows
+        )
     finally:
         path.unlink(missing_ok=True)
+    discards.flush()
+    found = Loaded(
+        rows=done.rows,
+        already=done.already,
+        staged_bytes=staged_bytes,
+        took_s=time.monotonic() - began,
+        oldest_ms=oldest,
+    )
+    return found, discards
+
+
+def discards_of(load: Load, table: str) -> Load:
+    """Return the load of what of a table's rows did not fit.
+
+    A load of its own for each table: rows may come in by their plan or, later, from the arrears, and a plan that is
+    made again must find the discards of each that are in already. Its name is short, whatever the table's is.
+    """
+    return msgspec.structs.replace(load, id=f"{load.id}/{xxhash.xxh3_64_hexdigest(table.encode())}")
+
+
+def refused_row(event: Event, why: str, named: Callable[[str], str]) -> Row:
+    """Return an event that can't be rows, whole, as a row of the discards."""
+    discard = Discard(event.type, event.message_id, "*", event.message, why, None)
+    data = discard.row() | {"received_at": event.message.get("receivedAt")}
+    return Row(
+        table=named(DISCARDS),
+        columns={named(name): kind for name, kind in DISCARDS_COLUMNS.items()},
+        data={named(name): value for name, value in data.items() if value is not None},
+    )
 
 
 def _naming(spec: LoaderSpec) -> Callable[[str], str]:
