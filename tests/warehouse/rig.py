@@ -106,25 +106,30 @@ class Rig:
         *,
         config: WarehouseSettings | None = None,
         fault: Fault = lambda _: None,
+        stream: Stream | None = None,
         ledger: Ledger | None = None,
         clock: Clock | None = None,
+        spec: LoaderSpec = duckdb.SPEC,
+        namespace: str = "shop",
     ) -> None:
         self.folder = folder
         self.config = config or duckdb.Config(sync_frequency=0.0001)
         self.fault = fault
-        self.stream: Stream = MemoryStream(partitions=PARTITIONS)
+        self.stream: Stream = stream or MemoryStream(partitions=PARTITIONS)
         self.ledger: Ledger = ledger or MemoryLedger()
         self.clock = clock or FixedClock(START_MS)
-        self._compiled = compile_rows(options_of(self.config, duckdb.SPEC.provider))
+        self._spec = spec
+        self._namespace = namespace
+        self._compiled = compile_rows(options_of(self.config, spec.provider))
 
     def writer(self) -> WarehouseWriter:
         """A writer, as a process that just started has one."""
 
         def open_(config: Any, namespace: str, data_dir: Path) -> Loader:
             self.fault("before open")
-            return _Watched(duckdb.open_loader(config, namespace, data_dir), self.fault)
+            return _Watched(self._spec.open(config, namespace, data_dir), self.fault)
 
-        spec: LoaderSpec = msgspec.structs.replace(duckdb.SPEC, open=open_)
+        spec: LoaderSpec = msgspec.structs.replace(self._spec, open=open_)
         return WarehouseWriter(
             destination_id=CURSOR,
             spec=spec,
@@ -138,9 +143,9 @@ class Rig:
 
     def _to_rows(self, event: Event) -> tuple[str, Sequence[Row]]:
         try:
-            return "shop", self._compiled(event.message, Facts(source_id="web"))
+            return self._namespace, self._compiled(event.message, Facts(source_id="web"))
         except RowsRefused as refusal:
-            refusal.namespace = "shop"
+            refusal.namespace = self._namespace
             raise
 
     async def gatherer(self, partitions: Iterable[int] = range(PARTITIONS)) -> Gatherer:

@@ -1,0 +1,134 @@
+"""Writers of one warehouse, each a process of its own that may be killed; run as a program by `test_kills`.
+
+This process imports what a writer needs, once, and forks for each round: a round then costs a fork, not seconds of
+imports. It opens nothing itself. Commands come as lines of JSON; each is answered by the writer's process id, at once,
+and by how it ended.
+"""
+
+import asyncio
+import os
+import sys
+import traceback
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mainstem.clock import SystemClock
+from mainstem.ledger.sqlite import open_ledger
+from mainstem.stream.open import open_stream
+from mainstem.warehouse.loader import TableFailed
+from mainstem.warehouse.loaders.catalog import find_loader
+from mainstem.warehouse.settings import WarehouseSettings
+from tests.warehouse.contract.engines import ENGINES
+from tests.warehouse.kills.steps import Steps
+from tests.warehouse.rig import PARTITIONS, Rig
+
+SPECS = {
+    "clickhouse": "CLICKHOUSE",
+    "delta": "DELTALAKE",
+    "delta_s3": "DELTALAKE",
+    "duckdb": "DUCKDB",
+    "iceberg": "ICEBERG",
+    "iceberg_s3": "ICEBERG",
+    "mysql": "MYSQL",
+    "parquet": "PARQUET",
+    "parquet_s3": "PARQUET",
+    "postgres": "POSTGRES",
+}
+"""The engines that run here for real, with their names in the catalog."""
+_IMPORTS = {
+    "delta": "mainstem.warehouse.loaders.delta_tables",
+    "delta_s3": "mainstem.warehouse.loaders.delta_tables",
+    "iceberg": "mainstem.warehouse.loaders.iceberg_tables",
+    "iceberg_s3": "mainstem.warehouse.loaders.iceberg_tables",
+}
+"""What is imported late by itself. Not chDB: it starts threads, which no fork takes along."""
+_IF_THERE = "pandas"
+"""What Arrow and DuckDB import late, if it is there."""
+
+
+class Command(msgspec.Struct, kw_only=True):
+    """One round."""
+
+    partitions: tuple[int, ...] = tuple(range(PARTITIONS))
+    failing: list[str] = []
+    """Tables that can't be loaded now."""
+    watch: bool = False
+    """Note the steps (in the file `steps`)."""
+    fatal: str = ""
+    times: int = 1
+    """See `Steps`."""
+
+
+def main() -> None:
+    engine, folder, namespace = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    import_module(_IMPORTS.get(engine, "mainstem.warehouse.writer"))
+    if find_spec(_IF_THERE) is not None:
+        import_module(_IF_THERE)
+    _say({"ready": True})
+    for line in sys.stdin.buffer:
+        command = msgspec.json.decode(line, type=Command)
+        pid = os.fork()
+        if pid == 0:
+            _be_writer(engine, folder, namespace, command)
+        _say({"pid": pid})
+        _, status = os.waitpid(pid, 0)
+        _say({"status": os.waitstatus_to_exitcode(status)})
+
+
+def _say(words: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(words) + b"\n")
+    sys.stdout.flush()
+
+
+def _be_writer(engine: str, folder: Path, namespace: str, command: Command) -> None:
+    try:
+        if command.watch or command.fatal:
+            noted = os.open(folder / "steps", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+            def note(step: str) -> None:
+                os.write(noted, step.encode() + b"\n")
+
+            Steps(note, fatal=command.fatal, times=command.times).watch()
+        asyncio.run(_load(engine, folder, namespace, command))
+    except Exception:  # noqa: BLE001 - told by the way it ends
+        traceback.print_exc()
+        os._exit(1)
+    # Not by the interpreter's end: what is left in it was made before the fork.
+    os._exit(0)
+
+
+async def _load(engine: str, folder: Path, namespace: str, command: Command) -> None:
+    spec = find_loader(SPECS[engine])
+    assert spec is not None
+
+    def fault(what: str) -> None:
+        for table in command.failing:
+            if what == f"before load {table}":
+                raise TableFailed(table, "no right to write it", "grant INSERT on it")
+
+    clock = SystemClock()
+    stream = await open_stream(f"file:{folder / 'stream'}", partitions=PARTITIONS, clock=clock)
+    ledger = await open_ledger(folder / "ledger.db")
+    rig = Rig(
+        folder,
+        config=WarehouseSettings(sync_frequency=60, sync_events=30),
+        fault=fault,
+        stream=stream,
+        ledger=ledger,
+        clock=clock,
+        spec=msgspec.structs.replace(spec, open=lambda _, name, place: ENGINES[engine](place, name)),
+        namespace=namespace,
+    )
+    await (await rig.gatherer(command.partitions)).flush_now()
+    if not command.failing:
+        await rig.writer().pay()
+    await ledger.close()
+    await stream.close()
+
+
+if __name__ == "__main__":
+    main()
