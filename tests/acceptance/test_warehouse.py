@@ -4,14 +4,20 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mainstem.warehouse.loaders.duckdb import DuckdbLoader
 from tests.acceptance.serving import WRITE_KEY, Serving, serving, track, until
+from tests.components.install import REPOSITORY
 
 ROUNDS = 10
 BURST = 40
@@ -78,6 +84,7 @@ async def test_each_event_is_a_row_once_through_kills(tmp_path: Path) -> None:
         await product.close()
 
 
+@pytest.mark.timeout(300)
 async def test_the_command_line(tmp_path: Path) -> None:
     workspace = WORKSPACE.replace("syncFrequency: 0.003", "syncFrequency: 60")
     async with serving(tmp_path, workspace) as product:
@@ -87,6 +94,7 @@ async def test_the_command_line(tmp_path: Path) -> None:
         async def told(*arguments: str) -> str:
             done = await product.cli("warehouse", *arguments)
             assert done.returncode == 0, done.stderr + done.stdout
+            assert "━" not in done.stderr, "progress is for terminals"
             return done.stdout
 
         planned = await told("plan", "house")
@@ -96,15 +104,48 @@ async def test_the_command_line(tmp_path: Path) -> None:
         status = json.loads(await told("status", "house", "--json"))
         assert status["waiting"] == 0
         assert {row["table"] for row in status["namespaces"]["web_shop"]} >= {"tracks"}
+        found = {report["table"]: report for report in status["tables"]["web_shop"]}
+        assert (found["tracks"]["rows"], found["tracks"]["loads"]) == (20, 1)
+        assert found["tracks"]["staged_bytes"] > 0
+        assert found["tracks"]["lag_s"] >= found["tracks"]["took_s"] > 0
+        async with product.session.get(f"{product.ops_url}/metrics") as answer:
+            page = await answer.text()
+        for name in ("rows_total", "staged_bytes_total", "load_seconds_count", "lag_seconds_count"):
+            assert (
+                f'mainstem_warehouse_{name}{{destination="house",process="worker-0",table="tracks"}}' in page
+            )
         assert await told("plan", "house")
         # A table is lost, and made again from the archive; what is there already is not doubled.
         await _rows_of(
             product, "DELETE FROM web_shop.tracks WHERE id IN (SELECT id FROM web_shop.tracks LIMIT 7)"
         )
-        for _ in range(2):
-            loaded = await told("backfill", "house", "--archive", "lake", "--table", "tracks")
-            assert "20 events read" in loaded
+        backfill = ("backfill", "house", "--archive", "lake", "--table", "tracks")
+        assert "20 events read" in await told(*backfill)
+        seen = await asyncio.to_thread(_on_a_terminal, product, "warehouse", *backfill)
+        assert "20 events read" in seen
+        assert "━" in seen, "a bar, for there is somebody to see it"
         await until("the rows are back", lambda: _count(product, 20))
+
+
+def _on_a_terminal(product: Serving, *arguments: str) -> str:
+    """Run a command as a person does; return what the terminal shows."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "mainstem", *arguments],
+        cwd=REPOSITORY,
+        env={**product.env, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        seen = b""
+        # EIO: the last one that had the terminal open is gone (pty(7)).
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65_536):
+                seen += part
+    os.close(ours)
+    return seen.decode()
 
 
 async def _count(product: Serving, wanted: int) -> bool:

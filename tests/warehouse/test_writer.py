@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from mainstem.ledger.base import CountKey
-from mainstem.warehouse.loader import TableFailed
+from mainstem.warehouse.arrears import Arrears
+from mainstem.warehouse.loader import Load, TableFailed
 from mainstem.warehouse.loaders import duckdb
 from mainstem.warehouse.settings import Window, excluded
-from mainstem.warehouse.writer import failing, folder_of
+from mainstem.warehouse.spool import LoadFolder
+from mainstem.warehouse.staging import TableRows
+from mainstem.warehouse.writer import arrears_of, failing, folder_of
 from tests.warehouse.rig import CURSOR, START_MS, Broken, Rig, identify, track
 
 EVENTS = 60
@@ -121,6 +124,96 @@ async def test_what_waits_can_be_paid_without_new_events(tmp_path: Path) -> None
     assert await writer.pay() == 1
     assert await writer.pay() == 0
     assert rig.ids("tracks") == {"m1": 1}
+
+
+def _kept(rig: Rig) -> list[tuple[str, str, str]]:
+    rows = rig.rows("SELECT table_name, row_id, column_name FROM shop.rudder_discards ORDER BY ALL")
+    return [(table, row_id, column) for table, row_id, column in rows]
+
+
+async def test_what_does_not_fit_is_kept_once_though_a_plan_is_made_again_after_its_table_was_paid(
+    tmp_path: Path,
+) -> None:
+    state = {"table": "fails", "engine": "fails"}
+
+    def fault(what: str) -> None:
+        if what == "before load order_completed" and state["table"] == "fails":
+            raise TableFailed("order_completed", "no right to write it")
+        if what == "before load later" and state["engine"] == "fails":
+            raise Broken(what)
+
+    rig = Rig(tmp_path)
+    await rig.append([track(1, user="u", price=10), track(2, user="u", price=10, name="Later")])
+    await rig.load()
+    rig.fault = fault
+    await rig.append([track(3, user="u", price="much"), track(4, user="u", price="more", name="Later")])
+    with pytest.raises(Broken):
+        await rig.load()  # one table is in the arrears, the other not in; the position did not move
+    state["table"] = "works"
+    with pytest.raises(Broken):
+        await rig.load()  # the arrears are paid, with what does not fit; the plan is open still
+    assert failing(folder_of(tmp_path, CURSOR)) == []
+    state["engine"] = "works"
+    await rig.load()
+    assert _kept(rig) == [("later", "m4", "price"), ("order_completed", "m3", "price")]
+
+
+async def test_discards_that_fail_catch_up_all(tmp_path: Path) -> None:
+    broken = {"rudder_discards"}
+
+    def fault(what: str) -> None:
+        for table in broken:
+            if what == f"before load {table}":
+                raise TableFailed(table, "no right to write it")
+
+    rig = Rig(tmp_path, fault=fault)
+    await rig.append([track(1, price=10), track(2, price=10, name="Other")])
+    await rig.load()
+    await rig.append([track(3, price="much"), track(4, price="more", name="Other"), track(5, name="")])
+    await rig.load()
+    [told] = failing(folder_of(tmp_path, CURSOR))
+    assert (told.table, told.loads, told.rows) == ("rudder_discards", 3, 3)
+    broken.clear()
+    await rig.append([track(6)])
+    await rig.load()
+    assert failing(folder_of(tmp_path, CURSOR)) == []
+    assert _kept(rig) == [("order_completed", "m3", "price"), ("other", "m4", "price"), ("track", "m5", "*")]
+
+
+async def test_a_table_with_a_long_name_that_fails_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    # Of the length that some engines take; as a folder's name, escaped, it would be longer than one may be.
+    table = "注" * 60
+    rows = TableRows(table, tmp_path, 0)
+    rows.add({"id": "m1"}, {"id": "string"})
+    rows.flush()
+    arrears = Arrears(tmp_path / "arrears")
+    for sequence in (1, 2):
+        load = Load(id=f"plan{sequence}/part", cursor=CURSOR, sequence=sequence, positions="{}")
+        arrears.add(load, rows, "fails", "", START_MS, within=tmp_path)
+        arrears.add(load, rows, "fails", "", START_MS, within=tmp_path)
+    assert arrears.tables() == [table]
+    one, two = arrears.owed(table)
+    assert (one.manifest.load.id, two.manifest.load.id) == ("plan1/part", "plan2/part")
+    arrears.paid(one)
+    assert [owed.manifest.load.sequence for owed in arrears.owed(table)] == [2]
+
+
+async def test_what_somebody_left_who_was_killed_is_removed(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    loads = folder_of(tmp_path, CURSOR) / "loads"
+    living = LoadFolder(loads, "plan")
+    (loads / "killed").mkdir()
+    (loads / "killed" / "rows.arrow").touch()
+    half_paid = arrears_of(folder_of(tmp_path, CURSOR), "shop") / "tracks" / "000000000001-plan"
+    half_paid.mkdir(parents=True)
+    (half_paid / "rows.arrow").touch()
+    await rig.append([track(1)])
+    await rig.load()
+    assert list(loads.iterdir()) == [living.path]
+    assert not half_paid.exists()
+    living.close()
+    living.close()
+    assert list(loads.iterdir()) == []
 
 
 async def test_values_that_do_not_fit_are_kept_whole(tmp_path: Path) -> None:
