@@ -109,12 +109,13 @@ class Steps:
             frame.f_trace_lines = False
         if code.co_name == "_run":
             name += " " + " ".join(str(frame.f_locals.get("sql", "")).split()[:2])
-        self._step(f"{name} enter")
+        if not by_line:
+            self._step(f"{name} enter")
 
         def inside(frame: FrameType, event: str, _: Any) -> Trace:
             if event == "line" and by_line:
                 self._step(f"{name} +{frame.f_lineno - code.co_firstlineno}")
-            elif event == "return":
+            elif event == "return" and not by_line:
                 self._step(f"{name} leave")
             return inside
 

@@ -36,9 +36,9 @@ from tests.warehouse.rig import CURSOR, PARTITIONS, Rig
 
 FEW, MANY = 8, 200
 _EVENTS_A_ROUND = 8
-_BY_STEP = 0.65
+_BY_STEP = 0.75
 """How many of the kills are at a step that none was at before; of the others most are at a random moment."""
-_MOST = 2
+_MOST = 1.5
 """After the rounds asked for, more are made at the steps that are left: so many times as many at most."""
 _LET_LIVE = 0.2
 _FAILS_FOR = 12
@@ -173,7 +173,9 @@ async def _storm(bench: Bench, rounds: int) -> None:
             command = Command(failing=[table] if table else [])
             if untried and (number >= rounds or chance.random() < _BY_STEP):
                 command.fatal = chance.choice(untried)
-                command.times = chance.choice([1, 1, 1, 2, 5])
+                command.times = chance.choice([1, 1, 1, 2, 5]) if number < rounds else 1
+                if command.fatal.startswith("arrears.") and not table:
+                    command.failing = [chance.choice(_FAILING)]
                 if writers.run(command):
                     tried.add(command.fatal)
                     dead_at += 1

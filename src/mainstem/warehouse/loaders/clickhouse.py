@@ -12,7 +12,8 @@ load have the same key as before, and `FINAL` shows each once.
 
 **Rows.** Tables are `ReplacingMergeTree` ordered by `id`; two hidden columns (`SELECT *` does not show them)
 decide what is replaced: `_mainstem_version` is the time of received_at, the latest stays; `_mainstem_part` is
-empty, or names the load where `dedupe` is `none`, so that rows are kept side by side. Parts are merged some
+empty, or names the load where `dedupe` is `none`, so that rows are kept side by side; tables without `id`
+(`rudder_discards`) have it alone, and it names the row. Parts are merged some
 time later: **readers say `FINAL`** (`SELECT … FROM tracks FINAL`, or `SET final = 1` for a session or a user)
 and see one row an id. `users` are read, merged column by column, and written as new rows; two loads that bring
 the same user at the same time may overtake each other, which one cursor per user excludes.
@@ -175,7 +176,9 @@ class ClickhouseLoader:
     def _change(self, change: SchemaChange) -> None:
         match change:
             case CreateTable(table=table, columns=columns):
-                self._create(table, columns, ("id", "_mainstem_part") if "id" in columns else ())
+                self._create(
+                    table, columns, ("id", "_mainstem_part") if "id" in columns else ("_mainstem_part",)
+                )
             case AddColumns(table=table, columns=columns):
                 added = ", ".join(
                     f"ADD COLUMN IF NOT EXISTS {self._definition(name, kind)}"
@@ -209,12 +212,11 @@ class ClickhouseLoader:
             )
         self._command(
             f"CREATE TABLE IF NOT EXISTS {self._name(table)}{self._on_cluster()} ({', '.join(definitions)})"
-            f" ENGINE = {self._engine(replacing=bool(key))} ORDER BY ({order}) SETTINGS {settings}"
+            f" ENGINE = {self._engine()} ORDER BY ({order}) SETTINGS {settings}"
         )
 
-    def _engine(self, *, replacing: bool) -> str:
-        name = "ReplacingMergeTree" if replacing else "MergeTree"
-        arguments = ["_mainstem_version"] if replacing else []
+    def _engine(self) -> str:
+        name, arguments = "ReplacingMergeTree", ["_mainstem_version"]
         if self._cluster:
             name = f"Replicated{name}"
             arguments = [
@@ -356,9 +358,11 @@ class ClickhouseLoader:
 
 
 def _keyed(rows: "pa.Table", load: Load, table: StagedTable) -> "pa.Table":
-    """Return rows with what decides whether they replace others: those without an id never do."""
+    """Return rows with what decides whether they replace others: those without an id only themselves, should the server
+    have forgotten that they are in."""
     if "id" not in rows.column_names:
-        return rows
+        parts = [f"{load.id}/{index}" for index in range(rows.num_rows)]
+        return rows.append_column("_mainstem_load", pa.array(parts, pa.string()))
     ids = rows["id"].to_pylist()
     own = load.id if table.mode == "append" else ""
     parts = [f"{load.id}/{index}" if row_id is None else own for index, row_id in enumerate(ids)]
