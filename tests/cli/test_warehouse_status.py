@@ -51,7 +51,7 @@ def test_each_table_with_its_newest_load(capsys: pytest.CaptureFixture[str]) -> 
         table="tracks",
         loads=2,
         rows=9,
-        since_ms=AT_MS,  # type: ignore[arg-type]
+        since_ms=AT_MS,
         error="no right to write it",
         advice="grant INSERT on it",
     )

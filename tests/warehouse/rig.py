@@ -136,7 +136,7 @@ class Rig:
             config=self.config,
             decode=canonical_event,
             to_rows=self._to_rows,
-            shapes=Shapes(self._to_rows, kept(engine_of(duckdb.SPEC.provider)), worth_it=3),
+            shapes=Shapes(self._to_rows, kept(engine_of(self._spec.provider)), worth_it=3),
             data_dir=self.folder,
             clock=self.clock,
         )

@@ -19,6 +19,7 @@ from mainstem.warehouse.kinds import MOMENT_PATTERN, is_moment
 from mainstem.warehouse.rows import Facts, Row, RowOptions, compile_rows
 from mainstem.warehouse.schema import Columns
 from mainstem.warehouse.shapes import Shapes, shapes_of
+from mainstem.warehouse.spool import LoadFolder
 from mainstem.warehouse.writer import PlannedRows
 
 Json = Any
@@ -49,7 +50,7 @@ def _rules(options: RowOptions) -> Any:
 
 
 def _tables(folder: Path, events: Sequence[StoredEvent], rules: Any, shapes: Shapes | None) -> Tables:
-    made = PlannedRows(folder / "rows", canonical_event, rules, str, shapes)
+    made = PlannedRows(LoadFolder(folder / "loads", "rows"), canonical_event, rules, str, shapes)
     for start in range(0, len(events), 7):
         made.add((event, 0, start, start) for event in events[start : start + 7])
     made.finish()

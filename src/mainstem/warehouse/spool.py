@@ -55,6 +55,10 @@ def _locked(folder: Path, how: int) -> int:
 def _is_abandoned(folder: Path) -> bool:
     try:
         os.close(_locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
-    except (FileNotFoundError, BlockingIOError):  # its maker removed it just now, or lives
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        BlockingIOError,
+    ):  # gone just now, not ours, or its maker lives
         return False
     return True

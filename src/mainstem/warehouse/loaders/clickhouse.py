@@ -28,6 +28,7 @@ engines are RudderStack's, unchanged), not against ClickHouse Cloud.
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -361,14 +362,26 @@ def _keyed(rows: "pa.Table", load: Load, table: StagedTable) -> "pa.Table":
     """Return rows with what decides whether they replace others: those without an id only themselves, should the server
     have forgotten that they are in."""
     if "id" not in rows.column_names:
-        parts = [f"{load.id}/{index}" for index in range(rows.num_rows)]
-        return rows.append_column("_mainstem_load", pa.array(parts, pa.string()))
+        return rows.append_column("_mainstem_load", pa.array(_marks(rows, load), pa.string()))
     ids = rows["id"].to_pylist()
     own = load.id if table.mode == "append" else ""
-    parts = [f"{load.id}/{index}" if row_id is None else own for index, row_id in enumerate(ids)]
+    marks = _marks(rows, load) if None in ids else []
+    parts = [marks[index] if row_id is None else own for index, row_id in enumerate(ids)]
     position = rows.column_names.index("id")
     filled = pa.array(["" if row_id is None else row_id for row_id in ids], pa.string())
     return rows.set_column(position, "id", filled).append_column("_mainstem_load", pa.array(parts))
+
+
+def _marks(rows: "pa.Table", load: Load) -> list[str]:
+    """Return a name for each row of a load: by what it holds, for made again a load may have its rows in another order."""
+    names = [name for name in rows.column_names if name not in lake_tables.CLOCK_COLUMNS]
+    times: Counter[str] = Counter()
+    marks = []
+    for row in rows.select(sorted(names)).to_pylist():
+        held = xxhash.xxh3_64_hexdigest(repr(row).encode("utf-8", "replace"))
+        times[held] += 1
+        marks.append(f"{load.id}/{held}/{times[held]}")
+    return marks
 
 
 def _plain(letter: str) -> bool:
