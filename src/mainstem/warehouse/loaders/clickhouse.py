@@ -373,7 +373,7 @@ def _keyed(rows: "pa.Table", load: Load, table: StagedTable) -> "pa.Table":
 
 
 def _marks(rows: "pa.Table", load: Load) -> list[str]:
-    """Return a name for each row of a load: by what it holds, for made again a load may have its rows in another order."""
+    """Return a name for each row of a load, by what it holds: made again, a load may have its rows in another order."""
     names = [name for name in rows.column_names if name not in lake_tables.CLOCK_COLUMNS]
     times: Counter[str] = Counter()
     marks = []
