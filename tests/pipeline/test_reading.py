@@ -95,6 +95,26 @@ async def test_cursors_at_the_same_place_share_one_read_and_one_decode() -> None
     assert shared.reads <= reads_of_the_first + 1
 
 
+async def test_what_somebody_read_for_himself_is_decoded_once_for_all() -> None:
+    stream = await _filled(40, partitions=1)
+    decodes = 0
+
+    def decode(record: Record) -> tuple[StoredEvent, Event]:
+        nonlocal decodes
+        decodes += 1
+        return _decode(record)
+
+    reader = SharedReader(stream, decode, max_cached_records=30)
+    records = await stream.read(0, 0, max_records=20, max_bytes=1 << 20)
+    assert _names(list(reader.decoded(records))) == [f"e{number}" for number in range(20)]
+    assert reader.decoded(records)[3] is reader.decoded(records)[3]
+    assert (decodes, reader.reads) == (20, 0)
+    assert _names(list(await reader.read(0, 5, max_records=3))) == ["e5", "e6", "e7"]
+    assert (decodes, reader.reads) == (20, 0)
+    reader.decoded(await stream.read(0, 20, max_records=20, max_bytes=1 << 20))
+    assert len(reader._cached) == 30
+
+
 async def test_what_is_kept_decoded_is_bounded() -> None:
     stream = await _filled(400, partitions=1)
     shared = SharedReader(stream, _decode, max_cached_records=50)

@@ -100,6 +100,21 @@ class SharedReader:
             self._keep(decoded)
             return decoded[:max_records]
 
+    def decoded(self, records: Sequence[Record]) -> Sequence[Decoded]:
+        """Return what records mean that somebody read for himself; decoded once for all who come by here."""
+        cached = self._cached
+        found: list[Decoded] = []
+        fresh: list[Decoded] = []
+        for record in records:
+            item = cached.get((record.partition, record.offset))
+            if item is None:
+                item = self._decoded(record)
+                fresh.append(item)
+            found.append(item)
+        if fresh:
+            self._keep(fresh)
+        return found
+
     def _decoded(self, record: Record) -> Decoded:
         stored, event = self._decode(record)
         return Decoded(record=record, stored=stored, event=event)

@@ -35,7 +35,6 @@ from mainstem.pipeline.outcome import (
     Send,
 )
 from mainstem.pipeline.plan import DestinationPlan
-from mainstem.pipeline.reading import decode_with
 from mainstem.roles.runner import reason_class
 from mainstem.roles.surroundings import FlowRefused, Surroundings
 from mainstem.stream.base import Record, StreamClosed
@@ -62,7 +61,7 @@ class BatchFlow:
         self._destination_id = destination.id
         self._transformer = around.transformer
         self._judge = judge_by(plan, around.transformer)
-        self._decode = decode_with(decoder)
+        self._reader = around.reader
         self._clock = around.clock
         self._gatherer = Gatherer(
             cursor=destination.id,
@@ -78,7 +77,7 @@ class BatchFlow:
         self._task: asyncio.Task[None] | None = None
 
     def replace_plan(self, plan: DestinationPlan, decoder: Decoder) -> None:
-        self._judge, self._decode = judge_by(plan, self._transformer), decode_with(decoder)
+        self._judge = judge_by(plan, self._transformer)
 
     async def assign(self, positions: Mapping[int, Position]) -> None:
         await self._gatherer.assign(positions)
@@ -113,11 +112,10 @@ class BatchFlow:
                 await self._clock.sleep(_RETRY_S)
 
     async def _verdicts(self, records: Sequence[Record]) -> Sequence[Verdict]:
-        decoded = [self._decode(record) for record in records]
-        outcomes = await self._judge([event for _, event in decoded])
+        decoded = self._reader.decoded(records)
+        outcomes = await self._judge([one.event for one in decoded])
         return [
-            _verdict(stored, event, outcome)
-            for (stored, event), outcome in zip(decoded, outcomes, strict=True)
+            _verdict(one.stored, one.event, outcome) for one, outcome in zip(decoded, outcomes, strict=True)
         ]
 
 
