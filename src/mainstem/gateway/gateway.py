@@ -29,6 +29,7 @@ from mainstem.gateway.http1 import OVERLOADED, Answer, Exchange, Limits, Server
 from mainstem.gateway.ingest import EVENT_TYPES, Arrival, Intake, plain_record
 from mainstem.gateway.openapi import document
 from mainstem.gateway.pixel import PIXEL, pixel_event, query_pairs
+from mainstem.gateway.sdk_script import SdkScript
 from mainstem.gateway.sdk_settings import is_host, segment_settings, source_config
 from mainstem.gateway.settings import GatewaySettings
 from mainstem.gateway.webhooks import webhook_bodies, webhook_event
@@ -239,6 +240,7 @@ class Gateway:
         """Requests whose duration may still be observed before the next tick."""
         self._version = answers.ok({"name": "mainstem", **(version or {})})
         self._openapi = answers.ok(document(settings))
+        self._sdk_script = SdkScript()
         self._too_many = answers.error(
             413, "too_many_events", f"a batch holds at most {settings.max_batch_events} events"
         )
@@ -665,6 +667,8 @@ class Gateway:
         put("/ready", Route("/ready", get=partial(self._health, ready=True)))
         put("/version", Route("/version", get=_fixed(self._version)))
         put("/openapi.json", Route("/openapi.json", get=_fixed(self._openapi)))
+        script = self._sdk_script
+        put("/sdk/mainstem.js", Route("/sdk", get=lambda exchange, _query: script.answer(exchange.headers)))
         robots = Answer(200, b"User-agent: *\nDisallow: /\n", "text/plain; charset=utf-8")
         put("/robots.txt", Route("/robots.txt", get=_fixed(robots)))
         return table

@@ -68,7 +68,7 @@ class Answer:
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         lines = [f"{name}: {value}\r\n" for name, value in headers]
-        if status != HTTPStatus.NO_CONTENT:
+        if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             lines.append(f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n")
         self.status = status
         self._start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()

@@ -114,6 +114,16 @@ def document(settings: GatewaySettings) -> dict[str, Any]:
                 "responses": {"200": _json("The document.", "Document")},
             }
         }
+    paths["/sdk/mainstem.js"] = {
+        "get": {
+            "operationId": "sdk_script",
+            "summary": "The JavaScript SDK for script tags: ETag, Cache-Control, gzip and br.",
+            "responses": {
+                "200": {"description": "The script.", "content": {"text/javascript": {}}},
+                "304": {"description": "As in If-None-Match."},
+            },
+        }
+    }
     return {
         "openapi": "3.1.0",
         "info": {
