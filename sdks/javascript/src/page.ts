@@ -114,7 +114,7 @@ export class Page implements Platform {
   beacon(url: string, body: string): boolean {
     try {
       // With an answer that nobody reads: `sendBeacon`, but without cookies.
-      if (typeof Request === "function" && "keepalive" in Request.prototype) {
+      if ("keepalive" in Request.prototype) {
         const headers = { "content-type": "text/plain;charset=UTF-8" };
         fetch(url, { method: "POST", body, headers, keepalive: true, credentials: "omit" }).catch(() => {});
         return true;
@@ -147,25 +147,24 @@ export class Page implements Platform {
 
   recall(name: string): string | undefined {
     const key = COOKIE_PREFIX + name;
-    if (this._ids === "memory") return this._memory.get(key);
     if (this._ids === "cookie" && this._document && !isLong(name)) {
       const found = cookie(key);
       if (found !== undefined) return found;
     }
-    return this._storage?.getItem(key) ?? this._memory.get(key);
+    return this._memory.get(key) ?? (this._ids === "memory" ? undefined : (this._storage?.getItem(key) ?? undefined));
   }
 
   remember(name: string, value: string | undefined): void {
     const key = COOKIE_PREFIX + name;
-    if (value === undefined) this._memory.delete(key);
-    else this._memory.set(key, value);
-    if (this._ids === "memory") return;
+    // Memory has what nothing else keeps; elsewhere other tabs may have changed it.
+    this._memory.delete(key);
     try {
+      if (this._ids === "memory") throw 0;
       if (value === undefined) this._storage?.removeItem(key);
       // An equal value would wake all other tabs for nothing.
-      else if (this._storage?.getItem(key) !== value) this._storage?.setItem(key, value);
+      else if (this._storage!.getItem(key) !== value) this._storage!.setItem(key, value);
     } catch {
-      // Full: the cookie or this page's memory has it.
+      if (value !== undefined) this._memory.set(key, value);
     }
     if (this._ids === "cookie" && this._document && !isLong(name) && cookie(key) !== value) this._setCookie(key, value);
   }
