@@ -7,6 +7,7 @@ import asyncio
 import functools
 import json
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from threading import Thread
 from typing import Any, Final
 
 from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Error as PlaywrightError
 
 from mainstem.testing.sink import Sink
 from tests.acceptance.evidence import accepted, assert_exactly_once, ids
@@ -39,7 +41,9 @@ connections:
 
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Shop</title>
-<script>window.send = (from, to, more) => {{ for (let n = from; n < to; n++) analytics.track("Step", {{ n, ...more }}); }}</script>
+<script>
+window.send = (from, to, more) => {{ for (let n = from; n < to; n++) analytics.track("Step", {{ n, ...more }}); }}
+</script>
 {snippet}
 {script}
 </head><body>A page that sends events.</body></html>
@@ -67,10 +71,14 @@ class Shop:
         self._sdk = sdk
         self._built = built
         self._pages = 0
+        self.run = secrets.token_hex(4)
+        """In the context of every event of these pages: the Mainstem is shared with other tests."""
 
     def write(self, script: str = "", **options: object) -> str:
         """Write a page with the snippet and a script behind it; return its address."""
-        arguments = json.dumps([WRITE_KEY, self.proxy.url, {**QUICK, **options}])
+        arguments = json.dumps(
+            [WRITE_KEY, self.proxy.url, {**QUICK, "context": {"run": self.run}, **options}]
+        )
         source = (
             f"import {{ snippet }} from '{self._built}/snippet.mjs'; console.log(snippet(...{arguments}))"
         )
@@ -85,7 +93,7 @@ class Shop:
 
     async def open(self, context: BrowserContext, url: str, *, loaded: bool = True) -> Page:
         """Open a page; returns (unless told not to wait) when the SDK is there."""
-        page = await context.new_page()
+        page = await _new_page(context)
         await page.goto(url)
         if loaded:
             await page.wait_for_function("!Array.isArray(window.analytics)")
@@ -93,11 +101,14 @@ class Shop:
 
     def arrived(self, event: str = "Step") -> list[Mapping[str, Any]]:
         """What reached the destination, in order."""
-        return [one for one in accepted(self.sink.requests) if one.get("event") == event]
+        return [one for one in self._accepted() if one.get("event") == event]
 
     def of_type(self, kind: str) -> list[Mapping[str, Any]]:
         """The events of a type that reached the destination."""
-        return [one for one in accepted(self.sink.requests) if one["type"] == kind]
+        return [one for one in self._accepted() if one["type"] == kind]
+
+    def _accepted(self) -> list[Mapping[str, Any]]:
+        return [one for one in accepted(self.sink.requests) if one["context"].get("run") == self.run]
 
     async def expect(
         self, numbers: Sequence[int], *, tab: str | None = None, timeout_s: float = 60.0
@@ -118,8 +129,18 @@ class Shop:
             raise AssertionError(f"{len(missing)} of {len(numbers)} are missing: {missing[:20]}") from None
         await self.product.settled("hook")
         assert [one["properties"]["n"] for one in found()] == list(numbers)
-        every = ids(accepted(self.sink.requests))
+        every = ids(self._accepted())
         assert_exactly_once(every, every, "hook")
+
+
+async def _new_page(context: BrowserContext) -> Page:
+    """A page, also just after every renderer was killed: Chromium may still offer one of those."""
+    while True:
+        try:
+            return await context.new_page()
+        except PlaywrightError as error:
+            if "Target crashed" not in str(error):
+                raise
 
 
 async def kill_renderers(browser: Browser) -> int:

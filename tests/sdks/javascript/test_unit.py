@@ -9,20 +9,10 @@ import pytest
 
 from tests.components.install import REPOSITORY
 from tests.components.javascript_sdk import PROJECT, JavascriptSdk
+from tests.sdks.javascript.conftest import UNIT
 
-UNIT = Path(__file__).parent / "unit"
 SERVED = REPOSITORY / "src" / "mainstem" / "gateway" / "sdk"
 CORE_LIMIT_BYTES = 10_000
-
-
-@pytest.fixture(scope="module")
-def built(javascript_sdk_tools: JavascriptSdk, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that ships, built now, with the parts that tests look into."""
-    output = tmp_path_factory.mktemp("sdk")
-    javascript_sdk_tools.build(output)
-    parts = output / "internals.mjs"
-    javascript_sdk_tools.bundle(UNIT / "internals.ts", parts, "--platform=node", "--format=esm")
-    return output
 
 
 def test_the_gateway_serves_what_the_sources_make(built: Path) -> None:
@@ -46,12 +36,22 @@ def test_nothing_depends_on_other_packages(built: Path) -> None:
 @pytest.mark.parametrize("store", ["file", "sqlite"])
 @pytest.mark.parametrize("suite", ["calls", "delivery", "stores"])
 def test_in_node(
-    suite: str, store: str, built: Path, javascript_sdk_tools: JavascriptSdk, newer_node: Path
+    suite: str,
+    store: str,
+    built: Path,
+    javascript_sdk_tools: JavascriptSdk,
+    newer_node: Path,
+    tmp_path: Path,
 ) -> None:
     node = newer_node if store == "sqlite" else javascript_sdk_tools.node
     done = subprocess.run(
         [node, "--test", "--test-timeout=60000", UNIT / f"{suite}.test.mjs"],
-        env={**os.environ, "TEST_SDK_BUILD": str(built), "TEST_SDK_STORE": store},
+        env={
+            **os.environ,
+            "TEST_SDK_BUILD": str(built),
+            "TEST_SDK_STORE": store,
+            "TMPDIR": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=110,
