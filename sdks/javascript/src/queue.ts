@@ -49,7 +49,7 @@ export class Queue {
   private _timer: ReturnType<typeof setTimeout> | undefined;
   private _poll: ReturnType<typeof setInterval> | undefined;
   private _seq = 0;
-  private _writer = Math.random().toString(36).slice(2, 10) || "w";
+  private _writer = `w${Math.random().toString(36).slice(2, 10)}`;
   /** Chunks of this page that are not known to be settled, oldest first; without their text when they are too many. */
   private _own = new Map<string, string | undefined>();
   private _ownBytes = 0;
@@ -385,7 +385,7 @@ export class Queue {
     }
     if (!events.length) return;
     const taken = _platform.beacon(_sender.beaconUrl, _sender.body(events));
-    this._debug(() => `the page ends: ${events.length} events handed over: ${taken}`);
+    this._debug(() => `leaving: ${events.length} events, taken: ${taken}`);
   }
 
   /** The page is back. */

@@ -205,7 +205,7 @@ export class Sender {
           headers["content-encoding"] = "gzip";
         }
       }
-      this._debug(() => `sending ${events.length} events, ${size} bytes${body === text ? "" : ", compressed"}`);
+      this._debug(() => `sending ${events.length} events, ${size} bytes`);
       if (keepalive) this.keptAliveBytes = size;
       const response = await fetch(`${this._options.host}/v1/batch`, {
         method: "POST",
