@@ -98,6 +98,7 @@ max_queue_bytes: int = MAX_QUEUE_BYTES
 when_full: Any = "drop_oldest"
 max_age_s: float = MAX_AGE_S
 max_event_bytes: int = MAX_EVENT_BYTES
+retry_most_s: float = 60.0
 exit_timeout_s: float = 3.0
 handle_sigterm: bool = True
 middleware: Any = ()
@@ -209,6 +210,7 @@ def _make() -> Client:
         when_full=when_full,
         max_age_s=max_age_s,
         max_event_bytes=max_event_bytes,
+        retry_most_s=retry_most_s,
         exit_timeout_s=exit_timeout_s,
         handle_sigterm=handle_sigterm,
         middleware=middleware,

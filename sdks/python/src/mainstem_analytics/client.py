@@ -114,6 +114,7 @@ class Client:
         when_full: WhenFull = "drop_oldest",
         max_age_s: float = MAX_AGE_S,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        retry_most_s: float = 60.0,
         exit_timeout_s: float = 3.0,
         handle_sigterm: bool = True,
         middleware: Sequence[Middleware] = (),
@@ -145,6 +146,7 @@ class Client:
             when_full: what goes at the bound.
             max_age_s: what could not be sent for so long is dropped.
             max_event_bytes: larger events are refused in the call.
+            retry_most_s: the longest pause between two attempts, unless the server asks for one.
             exit_timeout_s: how long the process's end waits for events to be sent.
             handle_sigterm: send on SIGTERM too; only if this is the main thread.
             consent: `pending` = keep events in memory until `set_consent`.
@@ -206,7 +208,7 @@ class Client:
         self._sender = Sender(
             self._queue,
             lease,
-            Pace(max(1, upload_size), upload_interval, gzip),
+            Pace(max(1, upload_size), upload_interval, gzip, retry_most_s),
             make_transport=lambda meanwhile: Transport(
                 endpoint, write_key, timeout_s=timeout, meanwhile=meanwhile, proxies=proxies
             ),

@@ -40,7 +40,6 @@ BATCH_BYTES = 500_000
 _WINDOW_S = 0.02
 """How long events may gather before they are put on the disk: with the commit itself, below 50 ms."""
 _BACKOFF_FIRST_S = 0.5
-_BACKOFF_MOST_S = 60.0
 _RETRY_AFTER_MOST_S = 3_600.0
 _PAUSE_S = 300.0
 _LEASE_POLL_S = 0.1
@@ -60,6 +59,8 @@ class Pace(NamedTuple):
     flush_interval_s: float
     """The longest that an event waits for others."""
     gzip: bool
+    retry_most_s: float
+    """The longest pause between two attempts, when the server does not ask for one."""
 
 
 class Flush:
@@ -116,6 +117,8 @@ class Sender:
         self._stopped = False
         self._waiting_since: float | None = None
         self._looked_at = -_NEVER
+        self._left_over = False
+        """Whether an earlier process left something, or a pause has ended."""
         self._lease_again_at = -_NEVER
         self._paused_until = -_NEVER
         self._retry_at = -_NEVER
@@ -165,7 +168,7 @@ class Sender:
     def resume(self) -> None:
         """End a pause."""
         self._paused_until = -_NEVER
-        self._looked_at = -_NEVER
+        self._left_over = True
         self._wake.set()
 
     def stop(self, deadline: float) -> None:
@@ -187,6 +190,8 @@ class Sender:
     # ---- the thread
 
     def _run(self) -> None:
+        self._looked_at = time.monotonic()
+        self._left_over = self._queue.look() > 0
         try:
             while not self._stopped:
                 try:
@@ -235,7 +240,7 @@ class Sender:
         if self._queue.waiting:
             # The disk refused them: again in a while.
             looks_at = min(looks_at, now + 1.0)
-        if self._queue.totals.events >= self._pace.flush_at:
+        if self._left_over or self._queue.totals.events >= self._pace.flush_at:
             looks_at = now
         return max(0.0, max(looks_at, self._lease_again_at, self._paused_until) - now)
 
@@ -247,8 +252,10 @@ class Sender:
             return True
         if now < self._paused_until:
             return False
-        if self._queue.totals.events >= self._pace.flush_at or (
-            self._queue.in_memory_only and self._queue.waiting >= self._pace.flush_at
+        if (
+            self._left_over
+            or self._queue.totals.events >= self._pace.flush_at
+            or (self._queue.in_memory_only and self._queue.waiting >= self._pace.flush_at)
         ):
             return True
         if self._waiting_since is not None and now - self._waiting_since >= self._pace.flush_interval_s:
@@ -289,7 +296,7 @@ class Sender:
                 limit = min(self._limit, self._suspects) if self._suspects else self._pace.flush_at
                 batch = self._queue.take(limit, BATCH_BYTES - _ENVELOPE_BYTES)
                 if batch is None:
-                    self._waiting_since, self._looked_at = None, time.monotonic()
+                    self._waiting_since, self._looked_at, self._left_over = None, time.monotonic(), False
                     self._queue.look()
                     return
                 if not self._attempt(batch):
@@ -402,7 +409,7 @@ class Sender:
     def _fail(self, words: str, status: int, answer: Answer | None) -> None:
         """Plan the next attempt."""
         self._failures += 1
-        bound_s = min(_BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 20))
+        bound_s = min(self._pace.retry_most_s, _BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 20))
         pause_s = self._random.uniform(0, bound_s)
         asked_s = retry_after_s(answer.headers) if answer is not None else None
         self._asked_for_quiet = asked_s is not None
@@ -418,10 +425,10 @@ class Sender:
         self._paused_until = time.monotonic() + _PAUSE_S
         self._waiting_since = None
         self.paused = SendingPaused(status, words, _PAUSE_S)
+        self._report(self.paused)
         for flush in list(self._flushes):
             self._flushes.remove(flush)
             flush.done.set()
-        self._report(self.paused)
 
     # ---- flushes
 

@@ -169,8 +169,10 @@ class Store:
                 # Were there more new ones than there is room at all, the oldest of them would be dropped too.
                 kept = lines[len(lines) - len(self._fitting(lines[::-1], 0, 0)) :]
                 dropped = len(lines) - len(kept)
-                room_bytes = self._max_bytes - sum(map(len, kept))
-                fell, lost_bytes = self._drop(sql, self._max_events - len(kept), room_bytes, events, size)
+                # And if one of those goes, so does all that is older.
+                keep_events, keep_bytes = self._max_events - len(kept), self._max_bytes - sum(map(len, kept))
+                room = (0, 0) if dropped else (keep_events, keep_bytes)
+                fell, lost_bytes = self._drop(sql, *room, events, size)
                 events, size, dropped = events - fell, size - lost_bytes, dropped + fell
             now, uptime_s = time.time(), time.monotonic()
             sql.executemany(
