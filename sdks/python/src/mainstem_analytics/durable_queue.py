@@ -67,8 +67,6 @@ class DurableQueue:
         self._max_age_s = max_age_s
         self._report = report
         self._explain = explain
-        self.totals = Totals(0, 0)
-        """Of the store, as last seen: other processes add to it."""
         self.dropped = 0
         self._failed_at: float | None = None if store is not None else 0.0
         self._forked = False
@@ -120,6 +118,11 @@ class DurableQueue:
         if count:
             self.dropped += count
             self._report(EventsDropped(count, reason))
+
+    @property
+    def totals(self) -> Totals:
+        """What the store holds, as last seen."""
+        return self.store.known if self.store is not None else Totals(0, 0)
 
     @property
     def last_number(self) -> int:
@@ -185,7 +188,6 @@ class DurableQueue:
         with self._lock:
             self._busy_events = 0
             self._bytes -= size
-            self.totals = appended.totals
         self._explain("stored %d events; the store holds %d, %d bytes", len(lines), *appended.totals)
         told: list[AnalyticsError] = []
         if self._failed_at is not None:
@@ -252,7 +254,7 @@ class DurableQueue:
             return
         assert self.store is not None  # noqa: S101 - for the type checker
         try:
-            self.totals = self.store.settle(batch.stored, set_aside)
+            self.store.settle(batch.stored, set_aside)
         except StoreUnusable as error:
             self._tell(self._went_wrong(error))
 
@@ -268,7 +270,7 @@ class DurableQueue:
         """How many events are there to be sent, of all processes."""
         if self.store is not None:
             try:
-                self.totals = self.store.totals()
+                self.store.totals()
             except StoreUnusable as error:
                 self._tell(self._went_wrong(error))
         return self.totals.events + (self.waiting if self.in_memory_only else 0)
@@ -284,7 +286,6 @@ class DurableQueue:
             if self.store is not None:
                 try:
                     purged += self.store.purge()
-                    self.totals = Totals(0, 0)
                 except StoreUnusable as error:
                     told = self._went_wrong(error)
         self._tell(told)

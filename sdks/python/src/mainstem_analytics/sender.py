@@ -191,7 +191,7 @@ class Sender:
 
     def _run(self) -> None:
         self._looked_at = time.monotonic()
-        self._left_over = self._queue.look() > 0
+        self._left_over = self._queue.look() > self._queue.last_number
         try:
             while not self._stopped:
                 try:

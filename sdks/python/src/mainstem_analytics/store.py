@@ -135,6 +135,8 @@ class Store:
         self.path = path
         self.moved_to: Path | None = None
         """Where a damaged file was moved; the reader of this resets it."""
+        self.known = Totals(0, 0)
+        """What was there when that was last seen; other processes change it."""
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._refuse_newest = refuse_newest
@@ -181,6 +183,8 @@ class Store:
             )
             totals = Totals(events + len(kept), size + sum(map(len, kept)))
             sql.execute("UPDATE state SET events = ?, bytes = ?", totals)
+            # Within the lock, so that what is known last is what was true last.
+            self.known = totals
         return Appended(totals, dropped, refused)
 
     def _fitting(self, lines: Sequence[bytes], events: int, size: int) -> Sequence[bytes]:
@@ -307,7 +311,7 @@ class Store:
                     "DELETE FROM set_aside WHERE id <= (SELECT max(id) FROM set_aside) - ?",
                     (_SET_ASIDE_MOST,),
                 )
-            totals = Totals(*sql.execute("SELECT events, bytes FROM state").fetchone())
+            totals = self.known = Totals(*sql.execute("SELECT events, bytes FROM state").fetchone())
         self._owed, self._owed_aside = [], []
         return totals
 
@@ -319,6 +323,7 @@ class Store:
             sql.execute("DELETE FROM chunks")
             sql.execute("DELETE FROM set_aside")
             sql.execute("UPDATE state SET done = 0, events = 0, bytes = 0")
+            self.known = Totals(0, 0)
         return int(events) + int(refused)
 
     # ---- questions
@@ -326,7 +331,8 @@ class Store:
     def totals(self) -> Totals:
         """What is there. Raises: StoreUnusable."""
         with self._connected() as sql:
-            return Totals(*sql.execute("SELECT events, bytes FROM state").fetchone())
+            self.known = Totals(*sql.execute("SELECT events, bytes FROM state").fetchone())
+            return self.known
 
     def bounds(self) -> tuple[int, int]:
         """The ids of the first and the last chunk; the first is larger if there is none. Raises: StoreUnusable."""
