@@ -10,23 +10,27 @@ from tests.components.install import PINS, python_environment
 
 SEGMENT = "segment-analytics-python"
 RUDDER = "rudder-sdk-python"
+FRAMEWORKS = "web-frameworks"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PythonSdks:
-    """The interpreters that can import each SDK."""
+    """The interpreters that can import each SDK, and the web frameworks that SDKs are used in."""
 
     segment: Path
     rudder: Path
+    frameworks: Path
+    """Django and Flask, which our own SDK has middleware for."""
 
 
 def install() -> PythonSdks:
-    """Both interpreters.
+    """The interpreters.
 
     Raises:
         ComponentMissing: PyPI could not be reached.
     """
-    segment, rudder = (
-        python_environment(name, PINS / f"{name}.txt") / "bin" / "python" for name in (SEGMENT, RUDDER)
+    segment, rudder, frameworks = (
+        python_environment(name, PINS / f"{name}.txt") / "bin" / "python"
+        for name in (SEGMENT, RUDDER, FRAMEWORKS)
     )
-    return PythonSdks(segment=segment, rudder=rudder)
+    return PythonSdks(segment=segment, rudder=rudder, frameworks=frameworks)

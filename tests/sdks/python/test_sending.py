@@ -498,7 +498,9 @@ def test_a_disk_that_fills_up_and_has_room_again(
         return sql
 
     monkeypatch.setattr(store, "_open", limited)
-    ids += track(client, 200, first=5)
+    on_disk = [client.track("u", "Step", message_id=f"u-{number}")[0] for number in range(5, 205)]
+    ids += [f"u-{number}" for number in range(5, 205)]
+    assert not on_disk[-1], "the call does not say that it is where it is not"
     assert len(errors.of(StoreFailed)) == 1
     assert client.status().unstored > 0
     collector.script = once(Reply(503), Reply(cut=True))

@@ -160,12 +160,14 @@ def test_purge_removes_everything(tmp_path: Path) -> None:
     assert there(store) == lines(3)
 
 
-def test_a_settling_that_could_not_be_written_is_made_up_for(tmp_path: Path) -> None:
+def test_a_settling_that_could_not_be_written_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = store_at(tmp_path)
     store.append(lines(*range(6)))
     blocker = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
     first = store.take(2, 1_000, max_age_s=NEVER).entries
-    store._open().execute("PRAGMA busy_timeout = 1")
+    monkeypatch.setattr("mainstem_analytics.store._BUSY_TIMEOUT_S", 0.01)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnusable, match="locked"):
         store.settle(first, [SetAside(b"0", 400, "", "")])

@@ -247,7 +247,11 @@ class Client:
         integrations: Json | None = None,
         message_id: str | None = None,
     ) -> tuple[bool, Event]:
-        """Say who a user is. Returns whether the event was taken, and the event.
+        """Say who a user is.
+
+        Returns:
+            Whether the event was taken, and the event. With `durability="call"` it is taken when it is on the disk: if
+            that can't be written the answer is False, although the event is kept in memory and tried on.
 
         Raises:
             InvalidCall: There is no id, or an argument is of the wrong type.
@@ -551,8 +555,7 @@ class Client:
         inside = lifecycle.enter()
         try:
             number = self._queue.put(line)
-            if number and self._durable:
-                self._queue.commit_up_to(number)
+            kept = self._queue.commit_up_to(number) if number and self._durable else True
         finally:
             if inside:
                 lifecycle.leave()
@@ -567,8 +570,8 @@ class Client:
             self._sender.start()
         self._sender.wake()
         if self.sync_mode:
-            self.flush(self.timeout)
-        return True
+            return self.flush(self.timeout) or kept
+        return kept
 
     def _remembered(self) -> tuple[str | None, str | None]:
         """The ids of the remembered user.

@@ -184,12 +184,14 @@ class DurableQueue:
                 lines.extend(self._pending)
                 self._pending = lines
                 self._busy_events = 0
-            return self._went_wrong(error)
+            told = self._went_wrong(error)
+            # In place of a damaged file there is none now: a new one takes them.
+            return [*told, *self._commit()] if any(isinstance(e, StoreDamaged) for e in told) else told
         with self._lock:
             self._busy_events = 0
             self._bytes -= size
         self._explain("stored %d events; the store holds %d, %d bytes", len(lines), *appended.totals)
-        told: list[AnalyticsError] = []
+        told = []
         if self._failed_at is not None:
             self._failed_at = None
             self._explain("the store can be written again")
@@ -203,7 +205,6 @@ class DurableQueue:
         told: list[AnalyticsError] = []
         if self.store is not None and self.store.moved_to is not None:
             moved_to, self.store.moved_to = self.store.moved_to, None
-            # The next attempt, at once, makes a new file.
             return [StoreDamaged(str(moved_to), str(error))]
         if self._failed_at is None:
             told.append(StoreFailed(str(error)))

@@ -20,6 +20,10 @@ after it (https://www.sqlite.org/pragma.html#pragma_synchronous). Not WAL: SQLit
 database that several connections write (https://www.sqlite.org/wal.html#walresetbug), Python brings whatever SQLite
 the system has, and processes with different ones may meet on one store.
 
+Writers of several processes take turns by a lock of ours: SQLite's waiting is polling, ever more slowly, and who
+waits could starve while another one commits without a pause. Whoever has the turn waits for the transaction in
+progress alone, and passes the turn on as soon as its own has begun.
+
 An SQLite connection must not cross a fork (https://www.sqlite.org/howtocorrupt.html, 2.6), nor may a new one be
 opened in a child while the parent had a transaction open at the fork: the child's copy of SQLite's table of locks would
 say that it holds them. So `before_fork` waits for the transaction in progress and closes the connection.
@@ -38,10 +42,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from mainstem_analytics.lease import exclusively
+from mainstem_analytics.lease import Lease, exclusively
 
 _VERSION = 1
-_BUSY_TIMEOUT_S = 5.0
+_BUSY_TIMEOUT_S = 10.0
+_POLL_S = 0.001
 _FORK_WAIT_S = 10.0
 _CHUNK_EVENTS = 500
 _CHUNK_BYTES = 256 * 1024
@@ -141,6 +146,7 @@ class Store:
         self._max_bytes = max_bytes
         self._refuse_newest = refuse_newest
         self._lock = threading.Lock()
+        self._turn = Lease(path.with_suffix(".turn"))
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._skip = (0, 0)
@@ -373,6 +379,7 @@ class Store:
         """Close the file; it is opened again when it is needed."""
         with self._lock:
             self._disconnect()
+            self._turn.close()
 
     def before_fork(self) -> bool:
         """Wait for the transaction in progress, close, and keep everybody out until after the fork."""
@@ -392,6 +399,7 @@ class Store:
         """Begin anew. Where the parent could not be waited for, this process leaves the file alone."""
         self._lock = threading.Lock()
         self._connection = None
+        self._turn.after_fork_child()
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -405,8 +413,7 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._connected() as sql:
-            # IMMEDIATE: two that have read and want to write could not both wait.
-            sql.execute("BEGIN IMMEDIATE")
+            self._begin(sql)
             try:
                 yield sql
                 sql.execute("COMMIT")
@@ -414,6 +421,26 @@ class Store:
                 if sql.in_transaction:
                     sql.execute("ROLLBACK")
                 raise
+
+    def _begin(self, sql: sqlite3.Connection) -> None:
+        """Begin to write, in turn."""
+        deadline = time.monotonic() + _BUSY_TIMEOUT_S
+        try:
+            while not self._turn.acquire():
+                _wait(deadline)
+            sql.execute("PRAGMA busy_timeout = 0")
+            while True:
+                try:
+                    # IMMEDIATE: two that have read and want to write could not both wait.
+                    sql.execute("BEGIN IMMEDIATE")
+                    break
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error):
+                        raise
+                    _wait(deadline)
+            sql.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
+        finally:
+            self._turn.release()
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
@@ -476,6 +503,12 @@ class Store:
         Path(f"{self.path}-journal").unlink(missing_ok=True)
         self.moved_to = moved_to
         self._skip, self._owed, self._owed_aside = (0, 0), [], []
+
+
+def _wait(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise OSError(f"the store was locked by another process for {_BUSY_TIMEOUT_S:g} s")
+    time.sleep(_POLL_S)
 
 
 def _chunks(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
