@@ -386,6 +386,27 @@ def test_or_the_newest_are_refused_in_the_call(make_client: MakeClient, collecto
     assert client.track("u", "Room again")[0]
 
 
+def test_room_that_another_process_made_is_seen(make_client: MakeClient, collector: Collector) -> None:
+    collector.stop()
+    full = make_client(
+        max_queue_size=20,
+        when_full="refuse_newest",
+        durability="call",
+        upload_interval=3600,
+        retry_most_s=0.01,
+    )
+    ids = track(full, 20)
+    assert not full.track("u", "One too many")[0]
+    other = make_client()
+    collector.start()
+    assert other.flush(20)
+    assert collector.ids == ids
+    deadline = time.monotonic() + 10
+    while not full.track("u", "Room again")[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_flood_of_ten_thousand_loses_nothing_below_the_bound(
     make_client: MakeClient, collector: Collector
 ) -> None:

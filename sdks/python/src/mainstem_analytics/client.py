@@ -402,6 +402,7 @@ class Client:
             return False
         flush = self._sender.flush()
         flush.done.wait(timeout)
+        self._sender.forget(flush)
         return flush.arrived
 
     def close(self, timeout: float = 10.0) -> bool:
@@ -409,7 +410,13 @@ class Client:
         if not self.send:
             return True
         flush = self._sender.flush()
-        self._sender.stop(time.monotonic() + timeout)
+        # Without a thread the work is done here, and a signal's handler has to wait for it.
+        inside = not self._sender.running and lifecycle.enter()
+        try:
+            self._sender.stop(time.monotonic() + timeout)
+        finally:
+            if inside:
+                lifecycle.leave()
         if self._queue.store is not None and not self._sender.running:
             self._queue.store.close()
         return flush.arrived

@@ -23,6 +23,7 @@ from mainstem_analytics.errors import AnalyticsError, EventsDropped, StoreDamage
 from mainstem_analytics.store import Entry, SetAside, Store, StoreUnusable, Totals
 
 _RETRY_STORE_S = 1.0
+_ASK_AGAIN_S = 0.05
 
 
 class Report(Protocol):
@@ -83,17 +84,16 @@ class DurableQueue:
         """How many are being committed, or are being sent from memory."""
         self._put = 0
         self._sending_from_memory = False
+        self._asked_at = 0.0
 
     # ---- in
 
     def put(self, line: bytes) -> int:
         """Add an event; returns its number, by which `commit_up_to` knows it, or 0 if the queue is full."""
+        if self._refuse_newest and self._full(len(line)):
+            return 0
         with self._lock:
             waiting = len(self._pending) + self._busy_events
-            if self._refuse_newest:
-                events, size = waiting + self.totals.events, self._bytes + self.totals.bytes
-                if events >= self._max_events or size + len(line) > self._max_bytes:
-                    return 0
             self._pending.append(line)
             self._bytes += len(line)
             self._put += 1
@@ -103,6 +103,21 @@ class DurableQueue:
             number = self._put
         self._tell_dropped(dropped)
         return number
+
+    def _full(self, size: int) -> bool:
+        """Whether there is no room for an event of this size; asks the store anew, now and then, before it says so."""
+        for again in (True, False):
+            totals = self.totals
+            with self._lock:
+                events, held = self.waiting + totals.events, self._bytes + totals.bytes
+            if events < self._max_events and held + size <= self._max_bytes:
+                return False
+            now = time.monotonic()
+            if again and now - self._asked_at >= _ASK_AGAIN_S:
+                # Another process may have sent what this one knows of.
+                self._asked_at = now
+                self.look()
+        return True
 
     def _drop_pending(self) -> int:
         """Drop the oldest of what is pending, down to the bound."""

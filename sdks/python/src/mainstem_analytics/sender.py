@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -42,7 +43,8 @@ _WINDOW_S = 0.02
 _BACKOFF_FIRST_S = 0.5
 _RETRY_AFTER_MOST_S = 3_600.0
 _PAUSE_S = 300.0
-_LEASE_POLL_S = 0.1
+_LEASE_POLL_S = 0.05
+_LEASE_LOOK_S = 0.5
 _STOP_GRACE_S = 1.0
 _BREATH_S = 0.01
 _AFTER_BUG_S = 1.0
@@ -119,7 +121,7 @@ class Sender:
         self._looked_at = -_NEVER
         self._left_over = False
         """Whether an earlier process left something, or a pause has ended."""
-        self._lease_again_at = -_NEVER
+        self._lease_asked_at = -_NEVER
         self._paused_until = -_NEVER
         self._retry_at = -_NEVER
         self._failures = 0
@@ -165,6 +167,11 @@ class Sender:
         self._wake.set()
         return flush
 
+    def forget(self, flush: Flush) -> None:
+        """Nobody waits for this flush any more."""
+        with contextlib.suppress(ValueError):
+            self._flushes.remove(flush)
+
     def resume(self) -> None:
         """End a pause."""
         self._paused_until = -_NEVER
@@ -208,6 +215,7 @@ class Sender:
                 self._lease.close()
             self._thread = None
             self._stopped, self._stop_at = False, _NEVER
+            self._release_flushes()
 
     def _step(self) -> None:
         if not self._pressed() and self._wake.wait(self._idle_s()):
@@ -242,14 +250,15 @@ class Sender:
             looks_at = min(looks_at, now + 1.0)
         if self._left_over or self._queue.totals.events >= self._pace.flush_at:
             looks_at = now
-        return max(0.0, max(looks_at, self._lease_again_at, self._paused_until) - now)
+        return max(0.0, max(looks_at, self._lease_asked_at + _LEASE_LOOK_S, self._paused_until) - now)
 
     def _due(self) -> bool:
         now = time.monotonic()
-        if now < self._lease_again_at:
-            return False
         if self._pressed():
-            return True
+            # Somebody waits: more often than a look that was planned before.
+            return now >= self._lease_asked_at + _LEASE_POLL_S
+        if now < self._lease_asked_at + _LEASE_LOOK_S:
+            return False
         if now < self._paused_until:
             return False
         if (
@@ -285,7 +294,8 @@ class Sender:
     def _burst(self) -> None:
         """Send until nothing is left, the server does not take it, or there is no time left."""
         if not self._take_lease():
-            self._lease_again_at = time.monotonic() + _LEASE_POLL_S
+            # Another process sends; it sends ours too.
+            self._lease_asked_at = time.monotonic()
             return
         try:
             while time.monotonic() < self._stop_at:
@@ -426,9 +436,12 @@ class Sender:
         self._waiting_since = None
         self.paused = SendingPaused(status, words, _PAUSE_S)
         self._report(self.paused)
-        for flush in list(self._flushes):
-            self._flushes.remove(flush)
-            flush.done.set()
+        self._release_flushes()
+
+    def _release_flushes(self) -> None:
+        """Tell those who wait that it was in vain."""
+        while self._flushes:
+            self._flushes.popleft().done.set()
 
     # ---- flushes
 
