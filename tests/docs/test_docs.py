@@ -33,7 +33,7 @@ from tests.workspace.support import CHECKS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "sdks" / "python" / "README.md"])
 COMMANDS = {command.name: command for command in commands(make_app())}
 _FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -93,8 +93,8 @@ def test_metrics_named_in_pages_exist(page: Path) -> None:
     names = {family.name for family in metric_families()}
     names |= {f"{family.name}_bucket" for family in metric_families() if family.kind == "histogram"}
     found = set(re.findall(r"\bmainstem_[a-z_]+\b", page.read_text("utf-8")))
-    # The Python package that the how-to on destinations makes, and what the dbt example can be told.
-    assert sorted(found - names - {"mainstem_pigeon"} - _dbt_variables()) == []
+    # Python packages (the one that the how-to on destinations makes, the SDK), and what the dbt example can be told.
+    assert sorted(found - names - {"mainstem_pigeon", "mainstem_analytics"} - _dbt_variables()) == []
 
 
 def _dbt_variables() -> set[str]:
