@@ -1,5 +1,6 @@
 """The distribution: it builds, works where nothing else is installed, on every Python it names, and is typed."""
 
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import mainstem_analytics
+from mainstem_analytics import Client
 from mainstem_analytics.version import VERSION
 from tests.components.install import REPOSITORY, UV, absent
 from tests.sdks.python.collector import Collector
@@ -60,6 +63,14 @@ def test_the_version_is_one_and_nothing_is_needed() -> None:
     assert project["version"] == VERSION
     assert project["dependencies"] == []
     assert (PROJECT / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
+
+
+def test_every_setting_is_in_the_readme_and_in_the_module() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    names = set(inspect.signature(Client).parameters) - {"unsupported"}
+    assert [name for name in names if f"`{name}`" not in readme] == []
+    module_names = {name for name in names if not hasattr(mainstem_analytics, name)}
+    assert module_names == {"thread"}
 
 
 def test_it_imports_nothing_of_the_server() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from mainstem_analytics import (
     StoreFailed,
 )
 from mainstem_analytics.sender import retry_after_s
+from mainstem_analytics.store import StoreUnusable
 from tests.sdks.python.collector import Collector, Reply, Request
 from tests.sdks.python.conftest import WRITE_KEY, Errors, MakeClient
 
@@ -533,6 +535,49 @@ def test_a_disk_that_fills_up_and_has_room_again(
     track(client, 1, first=300)
     assert client.status().unstored == 0
     assert client.flush(20)
+
+
+def test_a_folder_that_is_removed_under_way(
+    make_client: MakeClient, collector: Collector, tmp_path: Path
+) -> None:
+    errors = Errors()
+    client = make_client(on_error=errors, durability="call", upload_interval=3600)
+    ids = track(client, 3)
+    assert client.flush()
+    client.close()
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").write_text("no folder any more")
+    taken, _ = client.track("u", "E", message_id="in-memory")
+    assert not taken
+    assert not client.flush(0.2), "nobody can say whether the store was empty"
+    collector.until(lambda c: c.ids == [*ids, "in-memory"])
+    assert len(errors.of(StoreFailed)) == 1
+
+
+def test_what_is_in_memory_waits_for_what_is_on_the_disk(
+    make_client: MakeClient, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has the lease, and our older events are in the store: the newer ones do not overtake them."""
+    release = threading.Event()
+    collector.script = lambda request: Reply(wait=release) if request.number == 0 else Reply()
+    first = make_client(durability="call", upload_size=1)
+    track(first, 1, user="other")
+    collector.until(lambda c: len(c.requests) == 1)
+    second = make_client(durability="call", upload_size=1)
+    ids = track(second, 3)
+    store = second._queue.store
+    assert store is not None
+
+    def full(_: object) -> None:
+        raise StoreUnusable("the disk is full")
+
+    monkeypatch.setattr(store, "append", full)
+    assert not second.track("u", "E", {"n": 3}, message_id="u-3")[0]
+    assert not second.flush(0.3)
+    assert len(collector.requests) == 1
+    release.set()
+    assert second.flush(20)
+    assert collector.ids == ["other-0", *ids, "u-3"]
 
 
 def test_a_damaged_store_is_told_and_the_next_events_are_stored(

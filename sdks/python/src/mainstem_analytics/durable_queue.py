@@ -24,6 +24,8 @@ from mainstem_analytics.store import Entry, SetAside, Store, StoreUnusable, Tota
 
 _RETRY_STORE_S = 1.0
 _ASK_AGAIN_S = 0.05
+_TELL_AGAIN_S = 60.0
+_REFUSALS = 256
 
 
 class Report(Protocol):
@@ -70,6 +72,7 @@ class DurableQueue:
         self._explain = explain
         self.dropped = 0
         self._failed_at: float | None = None if store is not None else 0.0
+        self._told_at: float | None = None
         self._forked = False
         self._begin()
 
@@ -85,6 +88,8 @@ class DurableQueue:
         self._put = 0
         self._sending_from_memory = False
         self._asked_at = 0.0
+        self._refused: deque[tuple[int, int]] = deque(maxlen=_REFUSALS)
+        """The numbers of events that found no room when they were committed: after the first, up to the last."""
 
     # ---- in
 
@@ -169,26 +174,28 @@ class DurableQueue:
             self._tell(told)
 
     def commit_up_to(self, number: int) -> bool:
-        """Return once the event of this number is on the disk; False if it can't be put there."""
+        """Return once the event of this number is on the disk; False if it is not put there."""
         told: list[AnalyticsError] = []
         with self._commit_lock:
             # Whoever had the lock before has stored what was pending then: ours, too, perhaps.
             if self.gone_up_to() < number:
                 told = self._commit()
             done = self.gone_up_to() >= number
+            done = done and not any(first < number <= last for first, last in self._refused)
         self._tell(told)
         return done
 
     def _may_try(self) -> bool:
         return self._failed_at is None or time.monotonic() - self._failed_at >= _RETRY_STORE_S
 
-    def _commit(self) -> list[AnalyticsError]:
+    def _commit(self, *, again: bool = True) -> list[AnalyticsError]:
         """Commit; returns what is to be told once no lock is held."""
         if self.store is None or self._sending_from_memory:
             return []
         with self._lock:
             lines, self._pending = self._pending, deque()
             self._busy_events += len(lines)
+            last = self._put
         if not lines:
             return []
         size = sum(map(len, lines))
@@ -199,31 +206,43 @@ class DurableQueue:
                 lines.extend(self._pending)
                 self._pending = lines
                 self._busy_events = 0
-            told = self._went_wrong(error)
-            # In place of a damaged file there is none now: a new one takes them.
-            return [*told, *self._commit()] if any(isinstance(e, StoreDamaged) for e in told) else told
+            told = self._went_wrong(error, writing=True)
+            if again and any(isinstance(found, StoreDamaged) for found in told):
+                # In place of the damaged file there is none now: a new one takes them.
+                told += self._commit(again=False)
+            return told
         with self._lock:
             self._busy_events = 0
             self._bytes -= size
         self._explain("stored %d events; the store holds %d, %d bytes", len(lines), *appended.totals)
         told = []
         if self._failed_at is not None:
-            self._failed_at = None
+            self._failed_at = self._told_at = None
             self._explain("the store can be written again")
+        if appended.refused:
+            self._refused.append((last - appended.refused, last))
         lost = appended.dropped + appended.refused
         if lost:
             self.dropped += lost
             told.append(EventsDropped(lost, "queue full"))
         return told
 
-    def _went_wrong(self, error: StoreUnusable) -> list[AnalyticsError]:
+    def _went_wrong(self, error: StoreUnusable, *, writing: bool = False) -> list[AnalyticsError]:
+        """Note it; returns what is to be told.
+
+        Args:
+            writing: events could not be stored, so that they are in memory only.
+        """
+        now = time.monotonic()
         told: list[AnalyticsError] = []
         if self.store is not None and self.store.moved_to is not None:
             moved_to, self.store.moved_to = self.store.moved_to, None
             return [StoreDamaged(str(moved_to), str(error))]
-        if self._failed_at is None:
+        if self._told_at is None or now - self._told_at >= _TELL_AGAIN_S:
+            self._told_at = now
             told.append(StoreFailed(str(error)))
-        self._failed_at = time.monotonic()
+        if writing:
+            self._failed_at = now
         return told
 
     def _tell(self, errors: list[AnalyticsError]) -> None:

@@ -50,7 +50,11 @@ class Lease:
         if self._held:
             return True
         if self._descriptor < 0:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            except OSError:
+                # A disk that has become read-only; a lock can be had all the same.
+                self._descriptor = os.open(self._path, os.O_RDONLY)
         try:
             _lock(self._descriptor)
         except OSError:

@@ -45,6 +45,8 @@ class Living(Protocol):
 
 _clients: weakref.WeakSet[Living] = weakref.WeakSet()
 _prepared: list[Living] = []
+_forking = threading.Lock()
+"""One fork at a time: from before it to after it."""
 _previous: Any = None
 _installed = False
 _registered = False
@@ -141,6 +143,7 @@ def _at_exit() -> None:
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     _prepared[:] = list(_clients)
     for client in _prepared:
         client.before_fork()
@@ -150,11 +153,12 @@ def _after_fork_parent() -> None:
     for client in _prepared:
         client.after_fork_parent()
     _prepared.clear()
+    _forking.release()
 
 
 def _after_fork_child() -> None:
-    global _main
-    _main = _MainThread()
+    global _main, _forking
+    _main, _forking = _MainThread(), threading.Lock()
     for client in _prepared:
         client.after_fork_child()
     _prepared.clear()

@@ -45,6 +45,7 @@ _RETRY_AFTER_MOST_S = 3_600.0
 _PAUSE_S = 300.0
 _LEASE_POLL_S = 0.05
 _LEASE_LOOK_S = 0.5
+_STORE_AGAIN_S = 1.0
 _STOP_GRACE_S = 1.0
 _BREATH_S = 0.01
 _AFTER_BUG_S = 1.0
@@ -139,11 +140,12 @@ class Sender:
         with self._start_lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="mainstem-analytics", daemon=True)
+                self._thread = thread
                 try:
                     thread.start()
                 except RuntimeError:
+                    self._thread = None
                     return False
-                self._thread = thread
         return True
 
     @property
@@ -184,6 +186,7 @@ class Sender:
         self._wake.set()
         thread = self._thread
         if thread is None:
+            self._thread = threading.current_thread()
             self._run()
         elif thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()) + _STOP_GRACE_S)
@@ -197,9 +200,9 @@ class Sender:
     # ---- the thread
 
     def _run(self) -> None:
-        self._looked_at = time.monotonic()
-        self._left_over = self._queue.look() > self._queue.last_number
         try:
+            self._looked_at = time.monotonic()
+            self._left_over = self._queue.look() > self._queue.last_number
             while not self._stopped:
                 try:
                     self._step()
@@ -245,12 +248,11 @@ class Sender:
         looks_at = self._looked_at + self._pace.flush_interval_s
         if self._waiting_since is not None:
             looks_at = min(looks_at, self._waiting_since + self._pace.flush_interval_s)
-        if self._queue.waiting:
-            # The disk refused them: again in a while.
-            looks_at = min(looks_at, now + 1.0)
         if self._left_over or self._queue.totals.events >= self._pace.flush_at:
             looks_at = now
-        return max(0.0, max(looks_at, self._lease_asked_at + _LEASE_LOOK_S, self._paused_until) - now)
+        idle_s = max(0.0, max(looks_at, self._lease_asked_at + _LEASE_LOOK_S, self._paused_until) - now)
+        # What the disk refused is tried again in a while.
+        return min(idle_s, _STORE_AGAIN_S) if self._queue.waiting else idle_s
 
     def _due(self) -> bool:
         now = time.monotonic()
@@ -316,14 +318,14 @@ class Sender:
                 self._lease.release()
 
     def _take_lease(self) -> bool:
-        if self._lease is None or self._queue.in_memory_only:
-            # Whoever can't write the store sends what is in its memory, and waits for nobody.
+        if self._lease is None:
             return True
         try:
             return self._lease.acquire()
         except OSError as error:
             self._explain("no lease: %s", error)
-            return False
+            # The folder has gone: what is in memory is nobody else's.
+            return self._queue.in_memory_only
 
     def _await_retry(self) -> bool:
         """Wait for the next attempt, storing what comes meanwhile; False if it is beyond the time there is."""

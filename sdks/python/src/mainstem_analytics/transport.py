@@ -281,7 +281,7 @@ class _Connection(http.client.HTTPConnection):
     def _resolve(self, name: str, port: int) -> list[Any]:
         found: list[Any] = []
         failed: list[OSError] = []
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeError):
             # An address needs no asking.
             return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
 
@@ -290,6 +290,8 @@ class _Connection(http.client.HTTPConnection):
                 found.extend(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
             except OSError as error:
                 failed.append(error)
+            except UnicodeError as error:
+                failed.append(OSError(f"{name} is no name of a host: {error}"))
 
         thread = threading.Thread(target=ask, name="mainstem-analytics-resolver", daemon=True)
         try:
