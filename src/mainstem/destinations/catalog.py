@@ -26,6 +26,7 @@ _OURS: Final = {
     "AZURE_BLOB": "mainstem.destinations.archive:AZURE_BLOB",
     "AZURE_DATALAKE": "mainstem.warehouse.loaders.parquet:AZURE",
     "AZURE_EVENT_HUB": "mainstem.destinations.azure_event_hub:SPEC",
+    "BQ": "mainstem.warehouse.loaders.bigquery:DESTINATION",
     "BRANCH": "mainstem.destinations.branch:SPEC",
     "BRAZE": "mainstem.destinations.braze:SPEC",
     "CLEVERTAP": "mainstem.destinations.clevertap:SPEC",

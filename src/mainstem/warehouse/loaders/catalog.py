@@ -11,6 +11,7 @@ from mainstem.warehouse.loader import LoaderSpec
 
 _OURS: Final = {
     "AZURE_DATALAKE": "mainstem.warehouse.loaders.parquet:AZURE_SPEC",
+    "BQ": "mainstem.warehouse.loaders.bigquery:SPEC",
     "CLICKHOUSE": "mainstem.warehouse.loaders.clickhouse:SPEC",
     "DATABRICKS": "mainstem.warehouse.loaders.databricks:SPEC",
     "DELTALAKE": "mainstem.warehouse.loaders.delta:SPEC",
