@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 
 from tests.components import (
+    bigquery,
     chromium,
     databricks,
     dbt,
@@ -102,6 +103,13 @@ def fakesnow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fakesn
     """A running emulator of Snowflake, shared by the worker's tests: use schemas of your own."""
     _need(fakesnow.install)
     with fakesnow.FakesnowServer(tmp_path_factory.mktemp("fakesnow")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bigquery_server() -> Iterator[bigquery.BigqueryServer]:
+    """A running server that speaks BigQuery's API, shared by the worker's tests: use datasets of your own."""
+    with bigquery.BigqueryServer() as server:
         yield server
 
 

@@ -7,8 +7,9 @@ import msgspec
 
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Loader
-from mainstem.warehouse.loaders import databricks, mysql, postgres, redshift, snowflake
+from mainstem.warehouse.loaders import bigquery, databricks, mysql, postgres, redshift, snowflake
 from mainstem.warehouse.loaders.pg_wire import PgWire
+from tests.components.bigquery import PROJECT, endpoint_of
 from tests.components.fakesnow import FakesnowServer
 from tests.components.mariadb import MariadbServer
 from tests.components.postgres import PostgresServer
@@ -18,6 +19,7 @@ POSTGRES_PORT = "TEST_WAREHOUSE_POSTGRES_PORT"
 MARIADB_PORT = "TEST_WAREHOUSE_MARIADB_PORT"
 FAKESNOW_PORT = "TEST_WAREHOUSE_FAKESNOW_PORT"
 DATABRICKS_PORT = "TEST_WAREHOUSE_DATABRICKS_PORT"
+BIGQUERY_PORT = "TEST_WAREHOUSE_BIGQUERY_PORT"
 
 
 def postgres_config(port: int) -> postgres.Config:
@@ -134,7 +136,14 @@ def open_databricks(folder: Path, namespace: str) -> Loader:
     return databricks.open_loader(databricks_config(int(os.environ[DATABRICKS_PORT])), namespace, folder)
 
 
+def open_bigquery(folder: Path, namespace: str) -> Loader:
+    """A dataset on the session's server that speaks BigQuery's API."""
+    config = bigquery.Config(project=PROJECT, endpoint=endpoint_of(int(os.environ[BIGQUERY_PORT])))
+    return bigquery.open_loader(config, namespace, folder)
+
+
 SERVERS = {
+    "bigquery": ("bigquery_server", BIGQUERY_PORT),
     "databricks": ("databricks_server", DATABRICKS_PORT),
     "mysql": ("mariadb_server", MARIADB_PORT),
     "mysql_by_insert": ("mariadb_server", MARIADB_PORT),

@@ -20,6 +20,7 @@ def open_duckdb(folder: Path, namespace: str) -> Loader:
 
 
 ENGINES: dict[str, Open] = {
+    "bigquery": databases.open_bigquery,
     "clickhouse": lakes.open_clickhouse,
     "databricks": databases.open_databricks,
     "delta": lakes.open_delta,

@@ -32,6 +32,8 @@ class LoaderContract(Loads, Edges):
 
     names_beyond_bmp = True
     """Whether names of tables and columns may have letters beyond U+FFFF."""
+    names_with_points = True
+    """Whether the name of a column may have a point, quoted."""
 
     def open_loader(self, folder: Path, namespace: str) -> Loader:
         """Return a loader, connected, in this namespace; it need not be there yet.
@@ -44,7 +46,12 @@ class LoaderContract(Loads, Edges):
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Iterator[Bench]:
         """The engine, in a namespace of the test's own."""
-        made = Bench(self.open_loader, tmp_path, names_beyond_bmp=self.names_beyond_bmp)
+        made = Bench(
+            self.open_loader,
+            tmp_path,
+            names_beyond_bmp=self.names_beyond_bmp,
+            names_with_points=self.names_with_points,
+        )
         yield made
         made.close()
 

@@ -158,7 +158,7 @@ class Edges:
         loader.load(load_of(1), staged(loader, tmp_path, "orders", columns, rows))
         for index, cart in enumerate(carts):
             [found] = values(loader, "orders", str(index), "cart")
-            if isinstance(found, str):
+            if isinstance(found, str) and found != cart:  # drivers give JSON as text, or as what it says
                 found = json.loads(found)
             assert found == cart
 
