@@ -207,3 +207,14 @@ def test_names_that_differ_in_letters_or_meaning_never_share_a_table(pair: list[
     one, other = pair
     if spelling(one) != spelling(other):
         assert _namer().table(one) != _namer().table(other)
+
+
+@pytest.mark.parametrize("key", ["_file_name", "_PARTITIONTIME", "_table_suffix", "_change_type"])
+def test_columns_that_bigquery_keeps_for_itself_get_an_underscore(key: str) -> None:
+    assert _namer("bq").column((key,)) == f"_{_namer().column((key,))}"
+    assert _namer("bq").table(key) == _namer().table(key), "tables may be called so"
+    long = (f"{key}_{'x' * 200}",)
+    name = _namer("bq").column(long)
+    assert len(name) == 127
+    assert name.startswith("__")
+    assert name != _namer("bq").column((f"{key}_{'x' * 201}",))

@@ -30,6 +30,7 @@ BUILT_IN_TABLES: Final = frozenset(
         "rudder_identity_merge_rules",
         "_mainstem_loads",
         "_mainstem_stage",
+        "_mainstem_locks",
     ]
 )
 """Tables that an event of that name must not become."""
@@ -44,6 +45,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     max_name: int = 127
     """Characters of a name in RudderStack; 0: any number."""
     words: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    """No column may begin so, in any case of letters."""
     folds_accents: bool = False
     """é and e are the same in a name (MySQL)."""
     ascii_tables: bool = False
@@ -88,7 +91,12 @@ ENGINES: Final[dict[str, Engine]] = {
         json_paths=True,
         text_over=512,
     ),
-    "bq": Engine(words=reserved.BIGQUERY, json_paths=True, loaded_at=True),
+    "bq": Engine(
+        words=reserved.BIGQUERY,
+        prefixes=reserved.BIGQUERY_PREFIXES,
+        json_paths=True,
+        loaded_at=True,
+    ),
     "snowflake": Engine(
         upper_case=True,
         event_type="json",
@@ -293,7 +301,11 @@ class Namer:
             return self._safe(blendo_column(text), text)
         if self._as_rudderstack:
             return self._safe(transformed(text, divide_numbers=self._divide_numbers), text)
-        return self._safe(self._readable(text, "\x1f".join(path), ascii_only=False), text)
+        name = self._safe(self._readable(text, "\x1f".join(path), ascii_only=False), text)
+        if not name.startswith(self._engine.prefixes):
+            return name
+        name = f"_{name}"
+        return self.apart(name, path) if len(name.encode("utf-8", "surrogatepass")) > self._limit else name
 
     def event(self, name: str) -> str:
         """Return what stands in the column `event`."""

@@ -108,6 +108,18 @@ BIGQUERY: Final = _words(
     """
 )
 """https://cloud.google.com/bigquery/docs/reference/standard-sql/lexical#reserved_keywords"""
+BIGQUERY_PREFIXES: Final = (
+    "_table_",
+    "_file_",
+    "_partition",
+    "_row_timestamp",
+    "__root__",
+    "_colidentifier",
+    "_change_sequence_number",
+    "_change_type",
+    "_change_timestamp",
+)
+"""https://docs.cloud.google.com/bigquery/docs/schemas#column_names: of columns, in lower case as our names are."""
 POSTGRES: Final = _words(
     """
     all analyse analyze and any array as asc asymmetric authorization between binary both case cast check collate

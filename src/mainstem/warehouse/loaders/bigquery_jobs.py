@@ -96,6 +96,8 @@ class BigqueryError(WarehouseError):
 
 
 def _advice(message: str, reason: str) -> str:
+    if any(words in message for words in _CONFLICTS):
+        return ""
     match reason:
         case "accessDenied":
             return (
