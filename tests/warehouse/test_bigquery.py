@@ -484,6 +484,7 @@ def test_workers_with_the_same_load_load_it_once(
     bench: Bench, loader: BigqueryLoader, tmp_path: Path, mode: Mode, by_table: bool
 ) -> None:
     bench.server.conflicts(by_table=by_table)
+    bench.server.fail({"do": "slow", "of": "INSERT INTO", "times": 1000})
     create(loader, "orders", EVENT)
     done: list[Done] = []
     table = staged(loader, tmp_path, "orders", EVENT, [event(f"{n:02d}") for n in range(20)], mode)
@@ -503,6 +504,7 @@ def test_loads_that_bring_the_same_ids_do_not_double_them_when_only_rows_conflic
     bench: Bench, loader: BigqueryLoader, tmp_path: Path
 ) -> None:
     bench.server.conflicts(by_table=False)
+    bench.server.fail({"do": "slow", "of": "INSERT INTO", "times": 1000})
     create(loader, "orders", EVENT)
     workers = [bench.open() for _ in range(4)]
     tables = [

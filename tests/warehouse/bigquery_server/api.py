@@ -25,14 +25,16 @@ from tests.warehouse.bigquery_server.engine import Engine, Refusal, Result, conf
 
 _ANSWER_AFTER_S = 0.2
 """A job that is through by then is answered as such."""
+_SLOW_S = 0.3
 
 
 class Fault(msgspec.Struct):
     """Something that goes wrong, so many times."""
 
-    do: Literal["503", "rateLimitExceeded", "cut before", "cut after", "job", "statement", "conflict"]
+    do: Literal["503", "rateLimitExceeded", "cut before", "cut after", "job", "statement", "conflict", "slow"]
     """503, rateLimitExceeded: the request is refused. cut before, after: its connection is cut before or after it is
-    carried out. job: a job fails. statement: a script fails at a statement. conflict: there, by a concurrent update."""
+    carried out. job: a job fails. statement: a script fails at a statement. conflict: there, by a concurrent update.
+    slow: a statement takes a while, so that transactions overlap."""
     of: str = ""
     """Regular expression, found in `METHOD /path`, or in the SQL."""
     times: int = 1
@@ -104,6 +106,8 @@ class Service:
         return None
 
     def _before(self, statement: str) -> None:
+        if self.fault(statement, "slow"):
+            time.sleep(_SLOW_S)
         fault = self.fault(statement, "statement", "conflict")
         if fault is not None:
             if fault.do == "conflict":

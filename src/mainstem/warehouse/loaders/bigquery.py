@@ -35,8 +35,8 @@ hours). Changes of one table's columns are one statement, because BigQuery takes
 the sandbox has none. Rights: `roles/bigquery.jobUser` on the project, `roles/bigquery.dataEditor` on the dataset (on
 the project, if Mainstem is to make it).
 
-Run against: a server of the tests that speaks BigQuery's REST API and runs the statements on DuckDB, through Google's
-driver; every statement is parsed as GoogleSQL. **Never against BigQuery itself.**
+Run against: a server of the tests that speaks BigQuery's REST API, by Google's driver; it parses every statement as
+GoogleSQL with sqlglot and runs it on DuckDB. **Never against BigQuery itself**, nor an emulator of somebody else's.
 """
 
 from pathlib import Path

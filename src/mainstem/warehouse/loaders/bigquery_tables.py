@@ -81,8 +81,8 @@ _STAGED_TYPES: Final[Mapping[ColumnType, str]] = {**CAPABILITIES.types, "json": 
 Parameters = list[bigquery.ScalarQueryParameter]
 
 
-class _StageGone(BigqueryError):
-    """Somebody who made the same load was faster, and dropped the stage."""
+class _StageGone(WarehouseError):
+    """Somebody who made the same load was faster, and dropped the stage; or it expired."""
 
 
 class BigqueryLoader:
@@ -278,7 +278,7 @@ class BigqueryLoader:
                 try:
                     return self._load(load, table, there)
                 except _StageGone:
-                    continue
+                    continue  # from the beginning: most likely it is in
             return self._load(load, table, there)
 
     def _tables_in(self, load_id: str) -> frozenset[str]:
@@ -293,6 +293,14 @@ class BigqueryLoader:
         return self._loads_in[1]
 
     def _load(self, load: Load, table: StagedTable, there: Mapping[str, str]) -> Done:
+        try:
+            return self._load_staged(load, table, there)
+        except BigqueryError as error:
+            if error.reason == "notFound" and _STAGE in str(error):
+                raise _StageGone(str(error)) from error
+            raise
+
+    def _load_staged(self, load: Load, table: StagedTable, there: Mapping[str, str]) -> Done:
         stage = self._stage(load, table) if table.columns and table.rows else ""
         sql, parameters = self._commit_sql(load, table, there, stage)
         if len(sql) > _MAX_SCRIPT:
@@ -301,12 +309,7 @@ class BigqueryLoader:
                 f"{len(table.columns)} columns make a query longer than BigQuery takes",
                 "keep what makes the many columns as JSON: `jsonPaths`",
             )
-        try:
-            [(loaded,)] = self._jobs.run(sql, parameters, what="commit")
-        except BigqueryError as error:
-            if stage and error.reason == "notFound" and stage in str(error):
-                raise _StageGone(f"{stage} is gone", "notFound") from error
-            raise
+        [(loaded,)] = self._jobs.run(sql, parameters, what="commit")
         if stage:
             self._drop(stage)
         return Done(table.rows) if loaded else Done(0, already=True)
@@ -348,10 +351,7 @@ class BigqueryLoader:
             if error.reason != "duplicate" and last:
                 raise
         with mapped():
-            try:
-                rows = int(self._client.get_table(stage.reference, timeout=60).num_rows or 0)
-            except NotFound as error:
-                raise _StageGone(f"{stage.table_id} is gone", "notFound") from error
+            rows = int(self._client.get_table(stage.reference, timeout=60).num_rows or 0)
         if rows != table.rows and last:
             raise WarehouseError(f"{stage.table_id} holds {rows} rows of {table.rows}")
         return rows == table.rows
