@@ -42,6 +42,7 @@ _REAL: dict[str, str | None] = {
     "postgres_server": None,
     "mariadb_server": None,
     "fakesnow_server": None,
+    "bigquery_server": None,
     "databricks_server": None,
     "node_sdks": None,
     "python_sdks": None,

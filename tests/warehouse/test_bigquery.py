@@ -22,6 +22,7 @@ from sqlglot import exp
 
 from mainstem.clock import FixedClock
 from mainstem.secret import Secret
+from mainstem.testing.warehouse.rows import EVENT, create, ids, load_of, staged, values
 from mainstem.warehouse.loader import Done, Loader, Mode, TableFailed, WarehouseError
 from mainstem.warehouse.loaders import bigquery
 from mainstem.warehouse.loaders.bigquery_jobs import BigqueryError, Jobs, connect
@@ -29,7 +30,6 @@ from mainstem.warehouse.loaders.bigquery_tables import LOCKS, BigqueryLoader, _s
 from mainstem.warehouse.schema import LOADS, AddColumns, ColumnType, CreateTable
 from tests.components.bigquery import PROJECT, BigqueryServer
 from tests.warehouse.bigquery_server import script
-from tests.warehouse.contract.rows import EVENT, create, ids, load_of, staged, values
 
 USER: dict[str, ColumnType] = {"id": "string", "received_at": "datetime", "city": "string", "count": "int"}
 NOW_MS = 1_795_416_000_000
