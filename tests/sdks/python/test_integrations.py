@@ -1,10 +1,12 @@
 """Requests lend their context to the events that are called while they are served: Starlette, Django, Flask."""
 
 import asyncio
+import http.client
 import json
 import os
 import subprocess
 import textwrap
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mainstem_analytics import bound
 from mainstem_analytics.integrations.asgi import AnalyticsMiddleware
 from mainstem_analytics.integrations.request import request_context
 from tests.components.install import REPOSITORY
+from tests.components.process import free_port
 from tests.components.python_sdks import PythonSdks
 from tests.sdks.python.collector import Collector
 from tests.sdks.python.conftest import MakeClient
@@ -267,3 +270,65 @@ def test_flask(python_sdks: PythonSdks, collector: Collector, tmp_path: Path) ->
     named = serve(python_sdks.frameworks, FLASK, collector, tmp_path)
     assert lent(named["sync"]) == CONTEXT
     assert lent(named["outside"]) == {}
+
+
+def test_gunicorn_that_forks_after_the_first_call(
+    python_sdks: PythonSdks, collector: Collector, tmp_path: Path
+) -> None:
+    """`--preload`: the application, its client and its thread are there before the workers are forked."""
+    program = FLASK[: FLASK.index("headers = {")].replace(
+        "init_app(app)",
+        'init_app(app)\nanalytics.upload_interval = 3600\nanalytics.track("master", "preloaded")',
+    )
+    program = program.replace(
+        "sys.argv[1], sys.argv[2]", repr((collector.url, str(tmp_path / "store")))[1:-1]
+    )
+    (tmp_path / "shop.py").write_text(program)
+    port = free_port()
+    server = subprocess.Popen(
+        [
+            *(
+                python_sdks.frameworks,
+                "-m",
+                "gunicorn",
+                "--preload",
+                "--workers",
+                "2",
+                "--log-level",
+                "warning",
+            ),
+            *("--bind", f"127.0.0.1:{port}", "--graceful-timeout", "30", "shop:app"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/sdks/python/src:{tmp_path}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for number in range(40):
+            buy(port, number)
+    finally:
+        server.terminate()
+        _, errors = server.communicate(timeout=60)
+    assert "Traceback" not in errors, errors
+    assert [event["event"] for event in collector.arrived].count("preloaded") == 1
+    searches = sorted(
+        event["context"]["page"]["search"] for event in collector.arrived if event["event"] == "sync"
+    )
+    assert searches == sorted(f"?{number}" for number in range(40))
+
+
+def buy(port: int, number: int) -> None:
+    """One request; waits for the server to be there."""
+    deadline = time.monotonic() + 30
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            connection.request("GET", f"/buy?{number}")
+            assert connection.getresponse().status == 200
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        finally:
+            connection.close()

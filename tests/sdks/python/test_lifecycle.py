@@ -88,6 +88,20 @@ def test_os_exit_loses_nothing_that_is_on_the_disk(collector: Collector, tmp_pat
     assert len(collector.arrived) == 1
 
 
+def test_kill_9_loses_nothing_that_is_older_than_the_window(collector: Collector, tmp_path: Path) -> None:
+    """Ten times the 50 ms that `durability="batch"` promises; the collector is away, so that the store alone counts."""
+    collector.stop()
+    program = """
+    for n in range(500): client.track("u", "E", {"n": n})
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    run(collector, tmp_path, program, expected=-signal.SIGKILL)
+    collector.start()
+    run(collector, tmp_path, "assert client.flush(20)")
+    assert [event["properties"]["n"] for event in collector.arrived] == list(range(500))
+
+
 # ---- SIGTERM
 
 
