@@ -715,3 +715,33 @@ def test_debug_explains_each_step(
     )
     for step in (*steps, "1 events acknowledged"):
         assert step in caplog.text
+
+
+def test_the_thread_may_end_at_the_very_moment_when_it_is_told_to(
+    make_client: MakeClient, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it hung: the thread had seen the deadline, and forgotten it, before `stop` looked whether there was one."""
+    client = make_client()
+    sender = client._sender
+    joined = threading.Event()
+    run = sender._run
+
+    def tell_when_it_ends() -> None:
+        run()
+        joined.set()
+
+    monkeypatch.setattr(sender, "_run", tell_when_it_ends)
+    for number in range(20):
+        joined.clear()
+        track(client, 1, first=number)
+        waking = sender._wake.set
+
+        def wait_for_the_end(waking: Callable[[], None] = waking) -> None:
+            waking()
+            joined.wait(0.1)
+
+        monkeypatch.setattr(sender._wake, "set", wait_for_the_end)
+        client.close(0.0)
+        monkeypatch.setattr(sender._wake, "set", waking)
+    assert make_client().flush(20)
+    assert len(collector.arrived) == 20

@@ -563,6 +563,9 @@ class Client:
         try:
             number = self._queue.put(line)
             kept = self._queue.commit_up_to(number) if number and self._durable else True
+            if number and not self._sender.running:
+                lifecycle.look_after_child()
+                self._sender.start()
         finally:
             if inside:
                 lifecycle.leave()
@@ -572,9 +575,6 @@ class Client:
             return False
         if self.debug:
             self._explain("%s %s taken, %d bytes", event.get("type"), event.get("messageId"), len(line))
-        if not self._sender.running:
-            lifecycle.look_after_child()
-            self._sender.start()
         self._sender.wake()
         if self.sync_mode:
             return self.flush(self.timeout) or kept

@@ -113,7 +113,8 @@ class Sender:
     def _begin(self) -> None:
         self._transport = self._make_transport(self._meanwhile)
         self._wake = threading.Event()
-        self._start_lock = threading.Lock()
+        # Who is the thread, and until when, change together. Reentrant, for a signal's handler.
+        self._life = threading.RLock()
         self._thread: threading.Thread | None = None
         self._flushes: deque[Flush] = deque()
         self._stop_at = _NEVER
@@ -137,7 +138,7 @@ class Sender:
         """See that the thread runs; False if the interpreter starts none any more."""
         if self._thread is not None:
             return True
-        with self._start_lock:
+        with self._life:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="mainstem-analytics", daemon=True)
                 self._thread = thread
@@ -182,11 +183,13 @@ class Sender:
 
     def stop(self, deadline: float) -> None:
         """End the thread: by the deadline (`time.monotonic`), or as soon as everything is sent or can't be."""
-        self._stop_at = deadline
+        with self._life:
+            self._stop_at = deadline
+            thread = self._thread
+            if thread is None:
+                self._thread = threading.current_thread()
         self._wake.set()
-        thread = self._thread
         if thread is None:
-            self._thread = threading.current_thread()
             self._run()
         elif thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()) + _STOP_GRACE_S)
@@ -216,9 +219,12 @@ class Sender:
             self._transport.close()
             if self._lease is not None:
                 self._lease.close()
-            self._thread = None
-            self._stopped, self._stop_at = False, _NEVER
+            with self._life:
+                self._thread = None
+                self._stopped, self._stop_at = False, _NEVER
             self._release_flushes()
+            # A call that still saw the thread has left its event to it.
+            self._queue.commit()
 
     def _step(self) -> None:
         if not self._pressed() and self._wake.wait(self._idle_s()):
