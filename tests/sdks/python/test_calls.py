@@ -111,6 +111,11 @@ def test_settings_of_others_are_named_and_of_no_effect(caplog: pytest.LogCapture
     assert "settings without effect here: oauth_client_id" in caplog.text
 
 
+def test_a_misspelt_setting_is_not_taken() -> None:
+    with pytest.raises(TypeError, match="uplaod_size"):
+        Client("k", send=False, uplaod_size=5)
+
+
 def test_the_callers_objects_are_not_kept(make_client: MakeClient, collector: Collector) -> None:
     client = make_client()
     properties: dict[str, Any] = {"list": [1]}

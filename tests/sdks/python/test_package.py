@@ -67,7 +67,7 @@ def test_the_version_is_one_and_nothing_is_needed() -> None:
 
 def test_every_setting_is_in_the_readme_and_in_the_module() -> None:
     readme = (PROJECT / "README.md").read_text()
-    names = set(inspect.signature(Client).parameters) - {"unsupported"}
+    names = set(inspect.signature(Client).parameters) - {"of_others"}
     assert [name for name in names if f"`{name}`" not in readme] == []
     module_names = {name for name in names if not hasattr(mainstem_analytics, name)}
     assert module_names == {"thread"}

@@ -67,6 +67,18 @@ Consent = Literal["granted", "pending", "refused"]
 
 _log = logging.getLogger("mainstem_analytics")
 _IDENTITY = "identity"
+_OF_OTHERS = frozenset(
+    {
+        "oauth_client_id",
+        "oauth_client_key",
+        "oauth_key_id",
+        "oauth_auth_server",
+        "oauth_scope",
+        "max_total_backoff_duration",
+        "max_rate_limit_duration",
+    }
+)
+"""Settings of segment-analytics-python that there is nothing for here."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Client:
         context: Json | None = None,
         device_context: bool = False,
         remember_user: bool = False,
-        **unsupported: Any,
+        **of_others: Any,
     ) -> None:
         """
         Args:
@@ -154,10 +166,11 @@ class Client:
             context: goes into every event's context.
             device_context: add this machine's operating system, time zone and language.
             remember_user: for programs with one user: calls without ids are of the one who was identified last.
-            unsupported: settings of other libraries, such as those of OAuth; named in a warning.
+            of_others: settings of other libraries, such as those of OAuth; named in a warning.
 
         Raises:
             InvalidCall: There is no write key, or the host is no address.
+            TypeError: There is no such setting.
         """
         if not write_key or not isinstance(write_key, str):
             raise InvalidCall("write_key is missing")
@@ -190,7 +203,10 @@ class Client:
         self._max_held = max_queue_size
         self._sampled_out = 0
         self._prepare_log(log_handler)
-        given = sorted(name for name, value in unsupported.items() if value is not None)
+        unknown = of_others.keys() - _OF_OTHERS
+        if unknown:
+            raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
+        given = sorted(name for name, value in of_others.items() if value is not None)
         if given:
             _log.warning("settings without effect here: %s", ", ".join(given))
         store, lease = (
