@@ -204,7 +204,7 @@ export class Analytics {
   setConsent(categories: Record<string, boolean>): void {
     Object.assign(this._consent.categories, categories);
     const allowed = this._allowed();
-    this._explain(() => `consent: ${JSON.stringify(this._consent)}: ${allowed}`);
+    this._explain(() => `consent ${JSON.stringify(this._consent)}`);
     if (allowed) {
       this._recall(false);
       this._queue.start();
@@ -460,7 +460,8 @@ export class Analytics {
     try {
       this._options.onReport?.(report);
     } catch (error) {
-      console.error("Mainstem: onReport failed", error);
+      // The application's own mistake, where it looks for its mistakes.
+      console.error(error);
     }
   }
 

@@ -20,6 +20,8 @@ export class Page implements Platform {
   exclusively = alone;
   private _prefix: string;
   private _storage: Storage | undefined;
+  /** Where ids are remembered, with the cookies or without. */
+  private _shelf: Storage | undefined;
   private _domain: string | undefined;
   private _memory = new Map<string, string>();
   private _constant: Record<string, unknown>;
@@ -32,6 +34,7 @@ export class Page implements Platform {
     this._prefix = `mainstem.${_options.writeKey}.${_options.queue ?? ""}.`;
     this._ids = _options.ids ?? "cookie";
     this._storage = storage();
+    this._shelf = this._ids === "memory" ? undefined : this._storage;
     this._referrer = this._document?.referrer ?? "";
     const locks = (navigator as { locks?: LockManager }).locks;
     if (locks) this.exclusively = webLock(locks, this._prefix);
@@ -138,7 +141,7 @@ export class Page implements Platform {
     on(this._document, "visibilitychange", () => (this.hidden() ? hooks.hide() : hooks.wake()));
     on(globalThis, "storage", (event) => {
       const key = (event as StorageEvent).key;
-      if (this._ids !== "memory" && (!key || key.startsWith(COOKIE_PREFIX))) hooks.changed();
+      if (this._shelf && (!key || key.startsWith(COOKIE_PREFIX))) hooks.changed();
     });
     return () => stops.forEach((stop) => stop());
   }
@@ -151,7 +154,7 @@ export class Page implements Platform {
       const found = cookie(key);
       if (found !== undefined) return found;
     }
-    return this._memory.get(key) ?? (this._ids === "memory" ? undefined : (this._storage?.getItem(key) ?? undefined));
+    return this._memory.get(key) ?? this._shelf?.getItem(key) ?? undefined;
   }
 
   remember(name: string, value: string | undefined): void {
@@ -159,12 +162,13 @@ export class Page implements Platform {
     // Memory has what nothing else keeps; elsewhere other tabs may have changed it.
     this._memory.delete(key);
     try {
-      if (this._ids === "memory") throw 0;
-      if (value === undefined) this._storage?.removeItem(key);
+      if (value === undefined) this._shelf?.removeItem(key);
+      else if (!this._shelf) this._memory.set(key, value);
       // An equal value would wake all other tabs for nothing.
-      else if (this._storage!.getItem(key) !== value) this._storage!.setItem(key, value);
+      else if (this._shelf.getItem(key) !== value) this._shelf.setItem(key, value);
     } catch {
-      if (value !== undefined) this._memory.set(key, value);
+      // Full.
+      this._memory.set(key, value!);
     }
     if (this._ids === "cookie" && this._document && !isLong(name) && cookie(key) !== value) this._setCookie(key, value);
   }

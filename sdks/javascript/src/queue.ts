@@ -76,10 +76,10 @@ export class Queue {
     ));
   }
 
-  /** Begin: with what an earlier page or process left. */
+  /** Begin: with what an earlier page or process left. Throws where the folder that was given is of no use. */
   start(): void {
     if (this._started) return;
-    this._started = true;
+    this._started = !!this._store;
     if (this._platform.shared) {
       this._poll = setInterval(() => this._platform.hidden() || this._look(true), this._limits.flushIntervalMs);
     }
@@ -270,7 +270,7 @@ export class Queue {
       })
       .catch((error: unknown) => {
         done = false;
-        this._debug(() => `sending failed: ${error}`);
+        this._debug(() => `failed: ${error}`);
       })
       .finally(() => {
         this._sending = undefined;
@@ -385,7 +385,7 @@ export class Queue {
     }
     if (!events.length) return;
     const taken = _platform.beacon(_sender.beaconUrl, _sender.body(events));
-    this._debug(() => `leaving: ${events.length} events, taken: ${taken}`);
+    this._debug(() => `leaving ${events.length} events: ${taken}`);
   }
 
   /** The page is back. */

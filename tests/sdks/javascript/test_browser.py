@@ -95,6 +95,19 @@ async def test_the_snippet_and_everything_automatic(shop: Shop, context: Browser
     assert await page.evaluate("analytics.user().id()") == "u1"
 
 
+async def test_one_tag_without_a_stub(shop: Shop, context: BrowserContext) -> None:
+    (shop.folder / "tag.html").write_text(
+        "<!doctype html><title>Tag</title>"
+        f'<script src="{shop.proxy.url}/sdk/mainstem.js" data-write-key="{WRITE_KEY}" data-name="stem"></script>'
+    )
+    page = await context.new_page()
+    await page.goto(f"{shop.origin}/tag.html")
+    more = f"{{context: {{run: '{shop.run}'}}}}"
+    assert await page.evaluate(f"stem.track('Step', {{n: 0}}, {more})")
+    assert await page.evaluate("stem.flush()") is True
+    await shop.expect([0])
+
+
 async def test_ids_live_in_cookies_and_are_one_in_all_tabs(shop: Shop, context: BrowserContext) -> None:
     url = shop.write()
     one, two = await shop.open(context, url), await shop.open(context, url)
@@ -249,7 +262,10 @@ async def test_a_page_that_ends_while_a_batch_is_under_way(shop: Shop, context: 
     assert beacons[0].numbers == list(range(40))
 
 
-async def test_the_last_page_of_all_is_closed(shop: Shop, context: BrowserContext) -> None:
+@pytest.mark.parametrize("keepalive", [True, False], ids=["keepalive", "sendBeacon"])
+async def test_the_last_page_of_all_is_closed(shop: Shop, context: BrowserContext, keepalive: bool) -> None:
+    if not keepalive:
+        await context.add_init_script("delete Request.prototype.keepalive")
     page = await shop.open(context, shop.write(flushIntervalMs=60_000))
     await page.evaluate("send(0, 30)")
     await page.close(run_before_unload=True)

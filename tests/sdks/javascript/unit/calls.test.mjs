@@ -1,6 +1,6 @@
 // The calls and what becomes of their arguments.
 import assert from "node:assert/strict";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { Analytics, folder, internals, quick, range, serve, track } from "./kit.mjs";
@@ -54,6 +54,12 @@ test("what is no event is reported, not thrown", async () => {
   const dropped = reports.filter(({ type }) => type === "dropped");
   assert.deepEqual(dropped.map(({ reason }) => reason), ["invalid", "invalid", "invalid", "invalid", "invalid", "too_large"]);
   assert.match(dropped[5].detail, /big: 40\d\d\d bytes/);
+});
+
+test("a folder that cannot be used is told at the start", () => {
+  const file = join(folder(), "a-file");
+  writeFileSync(file, "");
+  assert.throws(() => new Analytics(quick("http://127.0.0.1:9", { directory: file }).options), /ENOTDIR/);
 });
 
 test("after close nothing is taken, loudly", async () => {
