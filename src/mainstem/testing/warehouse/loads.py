@@ -198,6 +198,28 @@ class Loads:
         assert values(loader, "users", "bob", "city", "plan", "age") == ["Rome", "pro", None]
         assert ids(loader, bench.namespace, "users") == ["ann", "bob", "cal"]
 
+    def test_users_from_before_and_after_a_column_was_added_are_merged_in_one_load(
+        self, bench: Bench, loader: Loader, tmp_path: Path
+    ) -> None:
+        if not loader.capabilities.merges:
+            pytest.skip("this engine does not replace rows (capabilities.merges)")
+        first: dict[str, ColumnType] = {"id": "string", "received_at": "datetime", "plan": "string"}
+        create(loader, "users", first)
+        for number, (columns, rows) in enumerate(
+            [
+                (first, [event("ann", 1, plan="free")]),
+                ({**first, "city": "string", "age": "int"}, [event("bob", 2, city="Rome", age=41)]),
+                (first, [event("ann", 3, plan="pro"), event("bob", 3, plan="team")]),
+            ]
+        ):
+            evolve(loader, "users", columns)
+            loader.load(
+                load_of(number), staged(loader, tmp_path, "users", columns, rows, mode="latest by id")
+            )
+        assert values(loader, "users", "ann", "city", "plan", "age") == [None, "pro", None]
+        assert values(loader, "users", "bob", "city", "plan", "age") == ["Rome", "team", 41]
+        assert ids(loader, bench.namespace, "users") == ["ann", "bob"]
+
     def test_late_users_still_fill_what_was_null(self, loader: Loader, tmp_path: Path) -> None:
         if not loader.capabilities.merges:
             pytest.skip("this engine does not replace rows (capabilities.merges)")

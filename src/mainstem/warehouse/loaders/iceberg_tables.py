@@ -402,7 +402,10 @@ class IcebergLoader:
             kept = file.filter(pc.invert(matching))
             replaced.append(task.file)
             written += _dataframe_to_data_files(metadata, kept, found.io) if kept.num_rows else ()
-        return lake_tables.latest_of(pa.concat_tables(old), rows) if old else rows
+        # Files from before a column was there are read with a shorter string type for it than those from after.
+        return (
+            lake_tables.latest_of(pa.concat_tables(old, promote_options="permissive"), rows) if old else rows
+        )
 
     def _within(self, rows: "pa.Table") -> BooleanExpression:
         if not self._dedupe_days or "received_at" not in rows.column_names:
