@@ -276,3 +276,17 @@ async def test_two_workers_share_a_warehouse(tmp_path: Path) -> None:
 def test_a_time_of_day_that_is_none_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match="no time of day"):
         duckdb.Config(exclude_window=Window(setting, "06:00"))
+
+
+async def test_whole_numbers_with_more_digits_than_a_float_has_are_kept_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.append([track(0, price=0.5)])
+    await rig.load()
+    many = [2**53 + 1, -(2**60) - 1, 2**63 - 1, 2**64, str(2**53 + 1)]
+    enough = [2**53, -(2**53), 9007199254740994, 1e300, "0.1", 10**22]
+    await rig.append([track(number, price=value) for number, value in enumerate([*many, *enough], 1)])
+    await rig.load()
+    kept = rig.rows("SELECT column_value FROM shop.rudder_discards ORDER BY row_id")
+    assert sorted(text for (text,) in kept) == sorted(map(str, many))
+    prices = rig.rows("SELECT price FROM shop.order_completed WHERE price IS NOT NULL")
+    assert sorted(price for (price,) in prices) == sorted([0.5, *(float(str(value)) for value in enough)])

@@ -162,7 +162,10 @@ def fitted_column(
         except pa.ArrowInvalid:
             pass  # some are written otherwise, or are none
     if given == "int" and wanted == "float" and column.type == ARROW["int"]:
-        return pc.cast(column.combine_chunks(), pa.float64(), safe=False), ()
+        try:
+            return pc.cast(column.combine_chunks(), pa.float64()), ()
+        except pa.ArrowInvalid:
+            pass  # some have more digits than a float has
     values = values_of(column)
     if wanted in ("string", "text"):
         values = [_written(value) for value in values]

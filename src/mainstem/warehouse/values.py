@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,8 @@ Json = Any
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
+_EXACT: Final = 2**53
+"""Up to here every whole number is a float."""
 
 ARROW: Final[Mapping[ColumnType, Any]] = {
     "boolean": pa.bool_(),
@@ -97,7 +100,22 @@ def _float(value: Json) -> float:
         raise Unfit("not a number") from None
     if not math.isfinite(number):
         raise Unfit("not a finite number")
+    if (
+        abs(number) >= _EXACT
+        and not isinstance(value, float)
+        and _whole(value) not in (None, _whole(repr(number)))
+    ):
+        raise Unfit("more digits than a float has")
     return number
+
+
+def _whole(text: Json) -> int | None:
+    """Return a whole number, of whatever spelling, exactly; None if it is none."""
+    try:
+        number = Decimal(text)
+        return int(number) if number == int(number) else None
+    except InvalidOperation:
+        return None
 
 
 def _json(value: Json) -> str:
