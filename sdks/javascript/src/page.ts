@@ -88,17 +88,16 @@ export class Page implements Platform {
         // https://segment.com/docs/connections/spec/common/#context: utm_campaign is its name.
         if (key.startsWith("utm_")) campaign[key === "utm_campaign" ? "name" : key.slice(4)] = value;
       });
-      const canonical = this._document!.querySelector<HTMLLinkElement>("link[rel=canonical]")?.href;
       this._seen = {
         url: href,
         title,
         page: {
-          path: canonical ? new URL(canonical).pathname : location.pathname,
+          path: location.pathname,
           referrer: this._referrer,
           referring_domain: domainOf(this._referrer),
           search: location.search,
           title,
-          url: canonical ?? href.split("#")[0],
+          url: href.split("#")[0],
         },
         campaign: Object.keys(campaign).length ? campaign : undefined,
       };

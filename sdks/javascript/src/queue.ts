@@ -1,8 +1,8 @@
 /**
  * The queue: events gather in memory for the rest of the caller's task, are stored behind it, and are sent.
  *
- * * **Stored first.** The first events of a task are handed to the store in a microtask, that is before the browser
- *   or Node does anything else; a flood follows in slices, each after the one before is durable.
+ * * **Stored first.** The events of a task are handed to the store in a microtask, that is before the browser or Node
+ *   does anything else; a flood follows in slices of 1 MB, as the store takes them.
  * * **Bounded.** `maxQueueEvents` and `maxQueueBytes` hold for what is stored and what still gathers. The store is
  *   counted exactly before anything is evicted, so nothing is lost below the bound.
  * * **One batch in flight**, by a lock over all tabs; it starts with the oldest event and is a run without gaps, and
@@ -12,7 +12,7 @@
 import { utf8Bytes as utf8 } from "./json";
 import type { Platform } from "./platform";
 import { Sender, type Outcome } from "./sender";
-import { ASIDE, makeKey, MemoryStore, parseKey, Tiers, type Store } from "./store";
+import { ASIDE, makeKey, MemoryStore, parseKey, Tiers } from "./store";
 import { unref } from "./timers";
 import type { DropReason, Refused, Report, Stats } from "./types";
 
@@ -35,7 +35,7 @@ export interface QueueLimits {
 }
 
 export class Queue {
-  private _opened: Store | undefined;
+  private _opened: Tiers | undefined;
   private _events: string[] = [];
   private _sizes: number[] = [];
   private _head = 0;
@@ -44,6 +44,9 @@ export class Queue {
   private _storedEvents = 0;
   private _storedBytes = 0;
   private _writing: Promise<void> | undefined;
+  /** Handed to the store and not yet confirmed. */
+  private _puts = new Set<Promise<void>>();
+  private _putBytes = 0;
   private _sending: Promise<void> | undefined;
   private _all = false;
   private _timer: ReturnType<typeof setTimeout> | undefined;
@@ -70,7 +73,7 @@ export class Queue {
   }
 
   /** Opened when something is to be stored or sent, and not before consent. */
-  private get _store(): Store {
+  private get _store(): Tiers {
     return (this._opened ??= new Tiers([...this._platform.stores(), new MemoryStore()], (from, to, error) =>
       this._report({ type: "storage", from, to, message: String(error) }),
     ));
@@ -96,10 +99,7 @@ export class Queue {
   /** Take an event: its JSON and its size in UTF-8. False: the queue is full and the newest are refused. */
   add(event: string, bytes: number): boolean {
     const { maxQueueEvents, maxQueueBytes, whenFull } = this._limits;
-    if (whenFull === "refuse-newest") {
-      const events = this._storedEvents + this._waiting + 1;
-      if (events > maxQueueEvents || this._storedBytes + this._bytes + bytes > maxQueueBytes) return false;
-    }
+    if (whenFull === "refuse-newest" && this._over(1, bytes)) return false;
     this._events.push(event);
     this._sizes.push(bytes);
     this._bytes += bytes;
@@ -115,6 +115,15 @@ export class Queue {
     return true;
   }
 
+  /** Whether so much more would be over the bound. */
+  private _over(events: number, bytes = 0): boolean {
+    const { maxQueueEvents, maxQueueBytes } = this._limits;
+    return (
+      this._storedEvents + this._waiting + events > maxQueueEvents ||
+      this._storedBytes + this._bytes + bytes > maxQueueBytes
+    );
+  }
+
   private get _waiting(): number {
     return this._events.length - this._head;
   }
@@ -128,17 +137,20 @@ export class Queue {
     await Promise.resolve();
     try {
       while (this._waiting) {
-        const over =
-          this._storedEvents + this._waiting > this._limits.maxQueueEvents ||
-          this._storedBytes + this._bytes > this._limits.maxQueueBytes;
-        if (over && this._storedEvents) await this._makeRoom();
-        await this._write();
+        // Only a flood waits for the store: what one task gathered must not, its page may be killed next.
+        if (this._putBytes > SLICE_BYTES) await Promise.race(this._puts);
+        // Again and again, for more may have come meanwhile.
+        while (this._over(0) && (await this._evict()));
+        this._write();
       }
     } finally {
       this._writing = undefined;
     }
-    if (this._storedEvents >= this._limits.batchEvents) this.wake(false);
-    this._startTimer();
+  }
+
+  private async _written(): Promise<void> {
+    await this._writing;
+    await Promise.all(this._puts);
   }
 
   private _startTimer(): void {
@@ -153,8 +165,8 @@ export class Queue {
     return Math.floor(Date.now() * 1000);
   }
 
-  /** Store the next slice. Everything up to the hand-over runs in the caller's turn. */
-  private async _write(): Promise<void> {
+  /** Hand the next slice to the store. */
+  private _write(): void {
     const { batchEvents } = this._limits;
     const entries: [string, string][] = [];
     let events = 0;
@@ -191,8 +203,15 @@ export class Queue {
     }
     this._storedEvents += events;
     this._storedBytes += bytes;
-    await this._store.put(entries);
-    this._debug(() => `stored ${events} events, ${bytes} bytes`);
+    this._putBytes += bytes;
+    const put: Promise<void> = this._store.put(entries).then(() => {
+      this._puts.delete(put);
+      this._putBytes -= bytes;
+      this._debug(() => `stored ${events} events`);
+      if (this._storedEvents >= batchEvents) this.wake(false);
+      this._startTimer();
+    });
+    this._puts.add(put);
   }
 
   /** Count what is stored, and forget what others have settled. */
@@ -212,7 +231,7 @@ export class Queue {
       this._seq = Math.max(this._seq, seq);
       if (writer !== this._writer && !this._inFlight?.keys.has(key)) this._foreign = true;
     }
-    if (!this._writing) for (const key of this._own.keys()) if (!there.has(key)) this._forget(key);
+    if (!this._puts.size) for (const key of this._own.keys()) if (!there.has(key)) this._forget(key);
     return live;
   }
 
@@ -221,9 +240,9 @@ export class Queue {
   }
 
   /** Evict the oldest, to the event, until what gathers has room. What is in flight stays. */
-  private async _makeRoom(): Promise<void> {
-    await this._count();
+  private async _evict(): Promise<boolean> {
     const { maxQueueEvents, maxQueueBytes } = this._limits;
+    await this._count();
     let events = this._storedEvents + this._waiting - maxQueueEvents;
     let bytes = this._storedBytes + this._bytes - maxQueueBytes;
     const keys = (await this._store.keys()).filter((key) => !this._inFlight?.keys.has(key));
@@ -257,6 +276,7 @@ export class Queue {
     gone.forEach((key) => this._forget(key));
     if (dropped) this.drop("full", dropped);
     await this._count();
+    return gone.length > 0;
   }
 
   /** Send: all there is, or full batches only. */
@@ -349,7 +369,7 @@ export class Queue {
   /** Wait until what was taken so far is settled; false if that took too long. */
   async flush(timeoutMs: number): Promise<boolean> {
     const until = Date.now() + timeoutMs;
-    await this._writing;
+    await this._written();
     const mark = makeKey(Math.max(this._seq, this._now()) + 1, "", 0, 0);
     const due = async (): Promise<boolean> =>
       (await this._store.keys()).some((key) => key < mark && parseKey(key).writer !== ASIDE);
@@ -402,7 +422,7 @@ export class Queue {
     this._sizes = [];
     this._head = this._bytes = 0;
     this._sender.abort();
-    await this._writing;
+    await this._written();
     const keys = await this._store.keys();
     count += countOf(keys);
     await this._remove(keys);
@@ -411,7 +431,7 @@ export class Queue {
   }
 
   async close(): Promise<void> {
-    await this._writing;
+    await this._written();
     this._closed = true;
     clearTimeout(this._timer);
     clearInterval(this._poll);

@@ -158,7 +158,7 @@ export class Sender {
         await this._refuse(events[0], status, code, message);
         return "settled";
       }
-      this._debug(() => `${status} ${code}: one of ${events.length} is refused, which?`);
+      this._debug(() => `${status}: splitting ${events.length} events`);
       const middle = events.length >> 1;
       const first = await this._settle(events.slice(0, middle), expires, until);
       return first === "settled" ? this._settle(events.slice(middle), expires, until) : first;
@@ -242,8 +242,9 @@ export class Sender {
 /** https://www.rfc-editor.org/rfc/rfc9110#field.retry-after: seconds or a date. */
 export function retryAfterMs(value: string | null): number | undefined {
   if (!value) return undefined;
-  const ms = /^\s*\d+\s*$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
-  return Number.isNaN(ms) ? undefined : Math.min(Math.max(ms, 0), MAX_RETRY_AFTER_MS);
+  const seconds = Number(value);
+  const ms = isNaN(seconds) ? Date.parse(value) - Date.now() : seconds * 1000;
+  return isNaN(ms) ? undefined : Math.min(Math.max(ms, 0), MAX_RETRY_AFTER_MS);
 }
 
 async function gzip(text: string): Promise<Blob | undefined> {

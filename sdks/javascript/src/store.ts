@@ -64,9 +64,7 @@ export class MemoryStore implements Store {
 export class NotOpen extends Error {}
 
 /** Several stores, best first: a write goes to the first that takes it, a read sees all. */
-export class Tiers implements Store {
-  readonly name = "tiers";
-
+export class Tiers implements Omit<Store, "name"> {
   constructor(
     private _tiers: Store[],
     private _onFallback: (from: string, to: string, error: unknown) => void,

@@ -135,12 +135,19 @@ class Shop:
 
 async def _new_page(context: BrowserContext) -> Page:
     """A page, also just after every renderer was killed: Chromium may still offer one of those."""
-    while True:
+
+    async def opened() -> Page | None:
         try:
-            return await context.new_page()
+            return await asyncio.wait_for(context.new_page(), 15)
         except PlaywrightError as error:
             if "Target crashed" not in str(error):
                 raise
+        except TimeoutError:
+            pass  # it waits for a renderer that is gone
+        return None
+
+    page: Page = await until("Chromium opens a page", opened, poll_s=0.5)
+    return page
 
 
 async def kill_renderers(browser: Browser) -> int:

@@ -202,7 +202,9 @@ test("more in one task than the queue holds: the newest are kept", async () => {
 });
 
 test("the bound in bytes holds too", async () => {
-  const { server, analytics } = await start(() => 503, { maxQueueBytes: 100_000, retryBaseMs: 60_000, retryCapMs: 60_000 });
+  const { server, analytics } = await start(() => 503, {
+    batchEvents: 10, maxQueueBytes: 100_000, retryBaseMs: 60_000, retryCapMs: 60_000,
+  });
   for (const n of range(0, 200)) {
     track(analytics, n, { properties: { n, text: "x".repeat(1_000) } });
     if (n % 20 === 0) await new Promise(setImmediate);
