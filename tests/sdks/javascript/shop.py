@@ -18,14 +18,19 @@ from threading import Thread
 from typing import Any, Final
 
 from playwright.async_api import Browser, BrowserContext, Page
-from playwright.async_api import Error as PlaywrightError
 
 from mainstem.testing.sink import Sink
 from tests.acceptance.evidence import accepted, assert_exactly_once, ids
 from tests.acceptance.serving import WRITE_KEY, Serving, until
+from tests.components.chromium import FLAGS
 from tests.components.javascript_sdk import JavascriptSdk
 from tests.sdks.javascript.proxy import Proxy
 
+BROWSER_FLAGS: Final = (
+    *FLAGS,
+    # No renderers in store: after all were killed, Chromium may offer a dead one to the next page, which waits for good.
+    "--disable-features=SpareRendererForSitePerProcess,PreloadTopChromeWebUI",
+)
 QUICK: Final = {"flushIntervalMs": 200, "retryBaseMs": 20, "retryCapMs": 200}
 """Options for quick tests."""
 
@@ -93,7 +98,7 @@ class Shop:
 
     async def open(self, context: BrowserContext, url: str, *, loaded: bool = True) -> Page:
         """Open a page; returns (unless told not to wait) when the SDK is there."""
-        page = await _new_page(context)
+        page = await context.new_page()
         await page.goto(url)
         if loaded:
             await page.wait_for_function("!Array.isArray(window.analytics)")
@@ -131,23 +136,6 @@ class Shop:
         assert [one["properties"]["n"] for one in found()] == list(numbers)
         every = ids(self._accepted())
         assert_exactly_once(every, every, "hook")
-
-
-async def _new_page(context: BrowserContext) -> Page:
-    """A page, also just after every renderer was killed: Chromium may still offer one of those."""
-
-    async def opened() -> Page | None:
-        try:
-            return await asyncio.wait_for(context.new_page(), 15)
-        except PlaywrightError as error:
-            if "Target crashed" not in str(error):
-                raise
-        except TimeoutError:
-            pass  # it waits for a renderer that is gone
-        return None
-
-    page: Page = await until("Chromium opens a page", opened, poll_s=0.5)
-    return page
 
 
 async def kill_renderers(browser: Browser) -> int:

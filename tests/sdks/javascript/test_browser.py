@@ -12,10 +12,16 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from mainstem.testing.sink import Sink
 from tests.acceptance.serving import WRITE_KEY, Serving, serving, until
-from tests.components.chromium import FLAGS
 from tests.components.javascript_sdk import JavascriptSdk
 from tests.sdks.javascript.proxy import Behaviour, Cut, Held, Lost, Proxy
-from tests.sdks.javascript.shop import WORKSPACE, Shop, kill_browser, kill_renderers, static_server
+from tests.sdks.javascript.shop import (
+    BROWSER_FLAGS,
+    WORKSPACE,
+    Shop,
+    kill_browser,
+    kill_renderers,
+    static_server,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -51,7 +57,7 @@ async def shop(
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(chromium_path: Path) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium_path, args=list(FLAGS))
+        browser = await playwright.chromium.launch(executable_path=chromium_path, args=list(BROWSER_FLAGS))
         try:
             yield browser
         finally:
@@ -181,7 +187,7 @@ async def test_a_killed_browser(shop: Shop, chromium_path: Path, tmp_path: Path)
     profile = tmp_path / "profile"
     async with async_playwright() as playwright:
         launch = playwright.chromium.launch_persistent_context
-        context = await launch(profile, executable_path=chromium_path, args=list(FLAGS))
+        context = await launch(profile, executable_path=chromium_path, args=list(BROWSER_FLAGS))
         page = await shop.open(context, url)
         closed = asyncio.Event()
         context.on("close", lambda _: closed.set())
@@ -190,7 +196,7 @@ async def test_a_killed_browser(shop: Shop, chromium_path: Path, tmp_path: Path)
         kill_browser(profile)
         await asyncio.wait_for(closed.wait(), 30)
         shop.proxy.script = iter(())
-        context = await launch(profile, executable_path=chromium_path, args=list(FLAGS))
+        context = await launch(profile, executable_path=chromium_path, args=list(BROWSER_FLAGS))
         await shop.open(context, url)
         await shop.expect(range(200))
         await context.close()
