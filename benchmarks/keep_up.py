@@ -1,11 +1,11 @@
 """Does a warehouse keep up: events come in at a steady rate while an archive and two warehouses load them.
 
-    python -m benchmarks.keep_up [--seconds 60] [--rates 1000,2500,5000] [--every 6]
+    python -m benchmarks.keep_up [--seconds 60] [--rates 1000,2500,5000] [--every 6] [--workers 1]
 
-`mainstem serve` (one gateway, one worker) with an archive, DuckDB and PostgreSQL at once. Realistic tracks of about
-1 KiB are sent over HTTP in batches at an even rate, and once a second it is asked how many of the acknowledged events
-each destination has not settled: its lag. It is bounded if it is no greater at the end than in the middle, but for what
-comes in between two loads. What is counted is in the table: positions move behind the load.
+`mainstem serve` (one gateway; one worker, unless told otherwise) with an archive, DuckDB and PostgreSQL at once.
+Realistic tracks of about 1 KiB are sent over HTTP in batches at an even rate, and once a second it is asked how many of
+the acknowledged events each destination has not settled: its lag. It is bounded if it is no greater at the end than in
+the middle, but for what comes in between two loads. What is counted is in the table: positions move behind the load.
 
 The load generator, PostgreSQL and all processes of Mainstem share the machine's cores: what it holds alone is more.
 """
@@ -183,13 +183,18 @@ def _processes(product: Serving, server: PostgresServer) -> dict[str, float]:
     return found
 
 
-async def measure(server: PostgresServer, rate: int, seconds: float, every_s: float) -> Run:
+async def measure(server: PostgresServer, rate: int, seconds: float, every_s: float, workers: int) -> Run:
     """Offer events at one rate to a new installation."""
     with tempfile.TemporaryDirectory() as folder:
         workspace = _WORKSPACE.format(minutes=every_s / 60, every=every_s, port=server.port)
         # A schema of its own in the same server.
         workspace = workspace.replace("name: Web Shop", f"name: Shop {rate}")
-        settings = {"stream_partitions": 8, "workspace_poll_s": 1.0, "log_level": "warning"}
+        settings = {
+            "stream_partitions": 8,
+            "workspace_poll_s": 1.0,
+            "log_level": "warning",
+            "workers": workers,
+        }
         async with serving(Path(folder), workspace, settings=settings) as product:
             # What the first load does once (imports, connections, tables) is not what is measured.
             await product.send([message(-number) for number in range(1, WARM_UP + 1)])
@@ -230,7 +235,7 @@ def show(run: Run, every_s: float) -> bool:
     return bounded
 
 
-async def _main(seconds: float, rates: Sequence[int], every_s: float) -> None:
+async def _main(seconds: float, rates: Sequence[int], every_s: float, workers: int) -> None:
     holds = 0
     async with AsyncExitStack() as stack:
         try:
@@ -241,7 +246,7 @@ async def _main(seconds: float, rates: Sequence[int], every_s: float) -> None:
             f"  on {os.cpu_count()} cores, which the load generator and PostgreSQL share with everything else"
         )
         for rate in rates:
-            run = await measure(server, rate, seconds, every_s)
+            run = await measure(server, rate, seconds, every_s, workers)
             if not show(run, every_s):
                 break
             holds = rate
@@ -254,8 +259,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--rates", default=",".join(map(str, RATES)))
     parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between loads")
+    parser.add_argument("--workers", type=int, default=1, help="processes that deliver and load")
     given: Any = parser.parse_args()
-    asyncio.run(_main(given.seconds, [int(rate) for rate in given.rates.split(",")], given.every))
+    rates = [int(rate) for rate in given.rates.split(",")]
+    asyncio.run(_main(given.seconds, rates, given.every, given.workers))
 
 
 if __name__ == "__main__":

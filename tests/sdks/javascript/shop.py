@@ -28,7 +28,7 @@ from tests.sdks.javascript.proxy import Proxy
 
 BROWSER_FLAGS: Final = (
     *FLAGS,
-    # No renderers in store: after all were killed, Chromium may offer a dead one to the next page, which waits for good.
+    # No renderers in store: once all are killed, Chromium may offer a dead one to the next page, which waits for good.
     "--disable-features=SpareRendererForSitePerProcess,PreloadTopChromeWebUI",
 )
 QUICK: Final = {"flushIntervalMs": 200, "retryBaseMs": 20, "retryCapMs": 200}
