@@ -55,7 +55,7 @@ def spool_of(data_dir: Path) -> Path:
 class BatchFlow:
     """A destination that is written to in batches."""
 
-    def __init__(self, plan: DestinationPlan, decoder: Decoder, around: Surroundings, writer: Writer) -> None:
+    def __init__(self, plan: DestinationPlan, around: Surroundings, writer: Writer) -> None:
         destination = plan.destination
         self._kind = plan.spec.kind
         self._destination_id = destination.id
@@ -119,7 +119,7 @@ class BatchFlow:
         ]
 
 
-def open_archive_flow(plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> BatchFlow:
+def open_archive_flow(plan: DestinationPlan, around: Surroundings) -> BatchFlow:
     """Return the flow of an archive.
 
     Raises:
@@ -131,7 +131,7 @@ def open_archive_flow(plan: DestinationPlan, decoder: Decoder, around: Surroundi
     if refusal:
         raise FlowRefused(f"destination {plan.destination.id}: endpoint {endpoint}: {refusal}")
     writer = ArchiveWriter(config, open_store(config, around.data_dir), spool_of(around.data_dir))
-    return BatchFlow(plan, decoder, around, writer)
+    return BatchFlow(plan, around, writer)
 
 
 def _verdict(stored: StoredEvent, event: Event, outcome: Outcome) -> Verdict:

@@ -60,7 +60,7 @@ def open_flow(plan: DestinationPlan, decoder: Decoder, around: Surroundings) -> 
         FlowRefused: the settings can't be used here.
     """
     if plan.spec.kind == "files":
-        return open_archive_flow(plan, decoder, around)
+        return open_archive_flow(plan, around)
     if plan.spec.kind == "tables":
         from mainstem.roles.warehouses import open_warehouse_flow
 

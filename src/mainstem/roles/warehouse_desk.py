@@ -44,6 +44,7 @@ from mainstem.warehouse.writer import (
     failing,
     folder_of,
     load_rows,
+    naming_of,
     refused_row,
     request_of,
 )
@@ -398,8 +399,10 @@ async def _gather(
         try:
             namespace, rows = tables.to_rows(event)
         except RowsRefused as refusal:
-            named = str.upper if tables.spec.capabilities.upper_case else str
-            namespace, rows = refusal.namespace, [refused_row(event, str(refusal), named)]
+            namespace, rows = (
+                refusal.namespace,
+                [refused_row(event, str(refusal), naming_of(tables.spec))],
+            )
         for row in rows:
             if wanted and row.table.lower() != wanted:
                 continue

@@ -98,7 +98,7 @@ def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroun
         data_dir=around.data_dir,
         clock=around.clock,
     )
-    return BatchFlow(plan, decoder, around, writer)
+    return BatchFlow(plan, around, writer)
 
 
 def _facts(known: Mapping[str, Any]) -> Facts:

@@ -272,7 +272,7 @@ class WarehouseWriter:
     # ------------------------------------------------------------ in a thread
 
     def _named(self, name: str) -> str:
-        return _naming(self._spec)(name)
+        return naming_of(self._spec)(name)
 
     def _write(self, plan: Plan, made: PlannedRows) -> int:
         load = Load(
@@ -413,7 +413,7 @@ def load_rows(
         WarehouseError: the engine failed.
     """
     began = time.monotonic()
-    named = _naming(spec)
+    named = naming_of(spec)
     discards = TableRows(named(DISCARDS), folder, _DISCARDS_NUMBER)
     there = loader.fetch_schema() if schema is None else schema
     most = loader.capabilities.max_columns
@@ -478,7 +478,8 @@ def refused_row(event: Event, why: str, named: Callable[[str], str]) -> Row:
     )
 
 
-def _naming(spec: LoaderSpec) -> Callable[[str], str]:
+def naming_of(spec: LoaderSpec) -> Callable[[str], str]:
+    """Return how an engine spells our own names."""
     return str.upper if spec.capabilities.upper_case else str
 
 
