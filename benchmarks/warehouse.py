@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
 from mainstem.ledger.base import CountKey
 from mainstem.ledger.sqlite import open_ledger
 from mainstem.secret import Secret
-from mainstem.stream.base import NewRecord
+from mainstem.stream.base import NewRecord, Record
 from mainstem.stream.open import open_stream
 from mainstem.warehouse.loader import LoaderSpec
 from mainstem.warehouse.loaders import duckdb as duckdb_engine
@@ -102,11 +102,13 @@ async def ours(folder: Path, count: int, spec: LoaderSpec, config: WarehouseSett
     def to_rows(event: Event) -> Any:
         return "shop", compiled(event.message, facts)
 
-    async def judge(found: Any) -> Any:
-        return [
-            Verdict(CountKey("web", decode_stored(one.value).received_at_ms // 3_600_000, "delivered"))
-            for one in found
-        ]
+    def verdict(record: Record) -> Verdict:
+        stored = decode_stored(record.value)
+        count = CountKey("web", stored.received_at_ms // 3_600_000, "delivered")
+        return Verdict(count, stored=stored, event=canonical_event(stored))
+
+    async def judge(found: Sequence[Record]) -> Sequence[Verdict]:
+        return [verdict(one) for one in found]
 
     gatherer = Gatherer(
         cursor=spec.name,

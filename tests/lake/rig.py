@@ -130,6 +130,13 @@ async def all_records(stream: Stream) -> Sequence[Record]:
     return records
 
 
+async def stepped(gatherer: Gatherer) -> bool:
+    """One step, and what it began to write is in."""
+    more = await gatherer.step()
+    await gatherer.written()
+    return more
+
+
 class Rig:
     """A log, a ledger, a store; archivers come and go."""
 

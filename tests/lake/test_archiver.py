@@ -15,7 +15,19 @@ from mainstem.ledger.sqlite import open_ledger
 from mainstem.stream.base import Record, StreamClosed
 from mainstem.stream.memory import MemoryStream
 from mainstem.stream.open import open_stream
-from tests.lake.rig import CURSOR, START_MS, Rig, append, contents, event, keep_all, local, names, with_rules
+from tests.lake.rig import (
+    CURSOR,
+    START_MS,
+    Rig,
+    append,
+    contents,
+    event,
+    keep_all,
+    local,
+    names,
+    stepped,
+    with_rules,
+)
 
 
 async def test_all_stores_hold_each_event_once(store: Store) -> None:
@@ -93,10 +105,10 @@ async def test_flush_by_number_of_events(tmp_path: Path) -> None:
     rig = Rig(local(tmp_path), clock=clock, config=Config(max_events=10))
     archiver = await rig.assigned()
     await append(rig.stream, [event(number) for number in range(9)])
-    await archiver.step()
+    await stepped(archiver)
     assert archiver.status().gathered_events == 9
     await append(rig.stream, [event(9)])
-    await archiver.step()
+    await stepped(archiver)
     assert archiver.status().gathered_events == 0
     await rig.assert_exactly_once()
 
@@ -105,10 +117,10 @@ async def test_flush_by_bytes(tmp_path: Path) -> None:
     rig = Rig(local(tmp_path), config=Config(max_bytes=2_000))
     archiver = await rig.assigned()
     await append(rig.stream, [event(number) for number in range(5)])
-    await archiver.step()
+    await stepped(archiver)
     assert archiver.status().flushes == 0
     await append(rig.stream, [event(number) for number in range(5, 20)])
-    await archiver.step()
+    await stepped(archiver)
     assert archiver.status().flushes == 1
 
 
@@ -117,13 +129,13 @@ async def test_flush_by_age(tmp_path: Path) -> None:
     rig = Rig(local(tmp_path), clock=clock, config=Config(max_age_s=60))
     archiver = await rig.assigned()
     await append(rig.stream, [event(0)])
-    await archiver.step()
+    await stepped(archiver)
     clock.advance(59)
     await append(rig.stream, [event(1)])
-    await archiver.step()
+    await stepped(archiver)
     assert archiver.status().gathered_events == 2
     clock.advance(1)
-    await archiver.step()
+    await stepped(archiver)
     assert archiver.status().gathered_events == 0
     await rig.assert_exactly_once()
 
@@ -133,7 +145,7 @@ async def test_flush_before_too_many_files_are_open(tmp_path: Path) -> None:
     hours = [event(number, source="web", at_ms=START_MS + number * 3_600_000) for number in range(300)]
     await append(rig.stream, [item for number, item in enumerate(hours) if number % 10 != 9])
     archiver = await rig.assigned()
-    while await archiver.step():
+    while await stepped(archiver):
         pass
     assert archiver.status().flushes == 1
     await archiver.flush_now()
@@ -156,7 +168,7 @@ async def test_same_log_gives_same_bytes(tmp_path: Path) -> None:
         numbers = list(range(50))
         for start in range(0, 50, 50 // gulps):
             await append(rig.stream, [event(number) for number in numbers[start : start + 50 // gulps]])
-            await archiver.step()
+            await stepped(archiver)
         await archiver.flush_now()
         seen.append(await contents(rig.store))
     assert seen[0] == seen[1]
@@ -212,7 +224,7 @@ async def test_partitions_come_and_go(tmp_path: Path) -> None:
     first = await rig.assigned([0, 1, 2, 3])
     second = rig.archiver()
     await append(rig.stream, [event(number) for number in range(50)])
-    await first.step()
+    await stepped(first)
     assert first.status().gathered_events == 50
     await first.revoke(frozenset({1, 3}))
     positions = await rig.ledger.positions(CURSOR)
@@ -232,10 +244,10 @@ async def test_the_stream_keeps_what_is_not_archived(tmp_path: Path) -> None:
     rig = Rig(local(tmp_path))
     archiver = await rig.assigned()
     await append(rig.stream, [event(number) for number in range(20)])
-    await archiver.step()
+    await stepped(archiver)
     assert set((await rig.stream.cursors())[CURSOR].values()) == {0}
     await archiver.flush_now()
-    await archiver.step()
+    await stepped(archiver)
     ends = {partition: held.next for partition, held in (await rig.stream.bounds()).items()}
     assert dict((await rig.stream.cursors())[CURSOR]) == ends
 

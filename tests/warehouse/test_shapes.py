@@ -52,7 +52,7 @@ def _rules(options: RowOptions) -> Any:
 def _tables(folder: Path, events: Sequence[StoredEvent], rules: Any, shapes: Shapes | None) -> Tables:
     made = PlannedRows(LoadFolder(folder / "loads", "rows"), canonical_event, rules, str, shapes)
     for start in range(0, len(events), 7):
-        made.add((event, 0, start, start) for event in events[start : start + 7])
+        made.add((event, 0, start, start, None) for event in events[start : start + 7])
     made.finish()
     found: dict[str, Any] = {}
     for namespace, tables in made.by_namespace().items():

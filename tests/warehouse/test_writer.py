@@ -258,6 +258,7 @@ async def test_nothing_is_loaded_in_an_excluded_window(tmp_path: Path) -> None:
     (folder_of(tmp_path, CURSOR)).mkdir(parents=True, exist_ok=True)
     (folder_of(tmp_path, CURSOR) / "sync-now").touch()
     await gatherer.step()
+    await gatherer.written()
     assert rig.ids("tracks") == {"m1": 1}
     assert not (folder_of(tmp_path, CURSOR) / "sync-now").exists()
     gatherer.close()

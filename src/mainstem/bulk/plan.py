@@ -35,6 +35,12 @@ harmless: one that was declared dead and writes on writes the same again.
 where the last one ended, by compare-and-set; of two workers that plan from the same place, one is `Fenced` and
 has written nothing.
 
+*Where a plan is taken once, by its id* (tables take the rows in one transaction with it), its batch need not be a
+function of it: whichever of several attempts comes first is in, whole, and each holds the planned records. Such a batch
+is made ahead, while its records are gathered; if it is lost with its maker, another is made by the plan.
+
+*One plan at a time.* The next one is gathered while one is written, but is noted only when that one is settled.
+
 *Every crash leads back to the chain.* Before 2: nothing happened. Between 2 and 4: `X` < `plan:X`, and the note
 of `plan:X` holds the plan for just that range; whoever owns any partition of it carries it out as a whole (3),
 then settles it (4); of two that do so, one is `Fenced`, and the plan is settled. After 4: done.
@@ -60,6 +66,7 @@ import xxhash
 from pyroaring import BitMap
 
 from mainstem.bulk.staged import Staging
+from mainstem.events.canonical import Event
 from mainstem.events.stored import StoredEvent
 from mainstem.ledger.base import CountKey
 from mainstem.stream.base import Record
@@ -80,6 +87,10 @@ class Verdict(msgspec.Struct, frozen=True):
     """What is written in its place, in order, all with its source and receivedAt; None = itself, byte for byte."""
     detail: str = ""
     """Why it is dead: what went wrong with this record."""
+    stored: StoredEvent | None = None
+    """What the record holds, if that is known already."""
+    event: Event | None = None
+    """Its canonical form, if that is known already: for a writer that makes batches ahead."""
 
 
 Judge = Callable[[Sequence[Record]], Awaitable[Sequence[Verdict]]]

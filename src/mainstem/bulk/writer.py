@@ -1,7 +1,8 @@
 """What the gatherer knows of the place batches go to.
 
 gatherer -> **writer** -> files, tables. A writer turns a plan's records into something that it can write as often as
-it has to, with the same result: what it makes is a function of the plan and its records alone.
+it has to, with the same result. Either what it makes is a function of the plan and its records alone (files); or what
+it writes it to takes each plan once, by its id, whatever is made of it (tables): then it may be made ahead.
 """
 
 from collections.abc import Iterable
@@ -10,11 +11,12 @@ from typing import Literal, Protocol
 import msgspec
 
 from mainstem.bulk.plan import Plan
+from mainstem.events.canonical import Event
 from mainstem.events.stored import StoredEvent
 from mainstem.ledger.base import CountKey
 
-Planned = tuple[StoredEvent, int, int, int]
-"""An event to be written, its partition, its offset, its sequence."""
+Planned = tuple[StoredEvent, int, int, int, Event | None]
+"""An event to be written, its partition, its offset, its sequence; and its canonical form, if that is at hand."""
 
 
 Urgency = Literal["when due", "at once", "not now"]
@@ -37,7 +39,8 @@ class Making(Protocol):
     """A plan's batch, being made. Blocking; called in a thread, one call at a time."""
 
     def add(self, records: Iterable[Planned]) -> None:
-        """Take records that the plan writes, in order of partition and offset."""
+        """Take records that the plan writes: each partition's in order; all of one before the next, unless it is made
+        ahead."""
         ...
 
     def finish(self) -> None:
@@ -71,6 +74,15 @@ class Writer(Protocol):
 
     def settings(self) -> bytes:
         """Return what of the settings decides what is made; stored in the plan."""
+        ...
+
+    def ahead(self) -> Making | None:
+        """Begin a batch that has no plan yet: records come as they are gathered. If it is lost on the way, the plan's
+        batch is made anew by `begin`. None: what is made has to be a function of the plan. Blocking.
+
+        Raises:
+            OSError: it can't be begun.
+        """
         ...
 
     def begin(self, plan: Plan) -> Making:

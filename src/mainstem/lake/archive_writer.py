@@ -61,6 +61,10 @@ class ArchiveWriter:
             PlannedSettings(config.prefix, config.formats, config.compression_level)
         )
 
+    def ahead(self) -> None:
+        """Files are a function of the plan."""
+        return
+
     def begin(self, plan: Plan) -> PlannedFiles:
         return PlannedFiles(plan, self._spool_dir)
 

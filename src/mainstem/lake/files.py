@@ -15,6 +15,7 @@ from typing import IO, BinaryIO, Final, Protocol, cast
 import msgspec
 
 from mainstem.bulk.plan import Plan
+from mainstem.bulk.writer import Planned
 from mainstem.destinations.archive import Format
 from mainstem.events.stored import REJECTED, StoredEvent
 from mainstem.lake.layout import HOUR_MS, SUFFIXES, FileKey, stem_of
@@ -96,9 +97,9 @@ class PlannedFiles:
         self._spools: list[IO[bytes]] = []
         self._finished: list[tuple[str, BinaryIO]] | None = None
 
-    def add(self, records: Iterable[tuple[StoredEvent, int, int, int]]) -> None:
-        """Add (event, partition, offset, sequence) of records that the plan writes."""
-        for event, partition, offset, sequence in records:
+    def add(self, records: Iterable[Planned]) -> None:
+        """Take records that the plan writes."""
+        for event, partition, offset, sequence, _ in records:
             key = FileKey(event.source_id, event.received_at_ms // HOUR_MS, event.kind == REJECTED)
             for file_format in self._settings.formats:
                 writer = self._open.get((key, file_format))

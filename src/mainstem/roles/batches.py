@@ -140,7 +140,7 @@ def _verdict(stored: StoredEvent, event: Event, outcome: Outcome) -> Verdict:
         case Send(transformed=transformed):
             count = CountKey(event.source_id, hour, DELIVERED)
             if transformed is None:
-                return Verdict(count)
+                return Verdict(count, stored=stored, event=event)
             try:
                 return Verdict(count, instead=tuple(_stored(stored, part) for part in transformed))
             except RecursionError:

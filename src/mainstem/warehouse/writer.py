@@ -111,8 +111,8 @@ class PlannedRows:
     def add(self, records: Iterable[Planned]) -> None:
         find = self._shapes.find if self._shapes is not None else _nothing
         waiting = self._waiting
-        for stored, _, _, _ in records:
-            event = self._decode(stored)
+        for stored, _, _, _, known in records:
+            event = known or self._decode(stored)
             self._number += 1
             if (found := find(event)) is not None:
                 shape, values = found
@@ -254,8 +254,14 @@ class WarehouseWriter:
             return "at once"
         return "not now" if excluded(self._config.exclude_window, self._clock.now_ms()) else "when due"
 
+    def ahead(self) -> PlannedRows:
+        return self._begin("ahead")
+
     def begin(self, plan: Plan) -> PlannedRows:
-        folder = LoadFolder(self._folder / "loads", plan.id)
+        return self._begin(plan.id)
+
+    def _begin(self, name: str) -> PlannedRows:
+        folder = LoadFolder(self._folder / "loads", name)
         return PlannedRows(folder, self._decode, self._to_rows, self._named, self._shapes)
 
     async def write(self, plan: Plan, made: Making) -> int:

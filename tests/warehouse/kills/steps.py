@@ -19,7 +19,7 @@ import mainstem
 
 _ROOT: Final = Path(mainstem.__file__).parent
 _BY_LINE: Final = {
-    "gatherer": {"_flush", "_carry_out", "_done", "_discard"},
+    "gatherer": {"_make_ahead", "_flush", "_carry_out", "_collect", "_done", "_discard"},
     "staged": {"seal"},
     "writer": {"_write_namespace", "_pay_namespace", "load_rows"},
     "arrears": {"add", "paid"},
@@ -38,6 +38,7 @@ _BY_ENDS: Final = {
         "_make",
         "_make_range",
         "begin",
+        "ahead",
         "write",
         "settled",
         "settle",
