@@ -2,18 +2,21 @@
 
 Run: python -m benchmarks warehouse; or python -m benchmarks.warehouse 1000000 for another number of events. All in one
 run, on DuckDB and PostgreSQL, with realistic tracks of about 1 KiB. Ours reads the stream on disk, makes rows of two
-tables (`tracks` and the event's own), stages and loads them, exactly once. The engine's own is its bulk read of the
-same events as JSON lines into one table: DuckDB's `read_json`, PostgreSQL's COPY into one column of jsonb. dlt, in an
-environment of its own, reads the same lines and normalises them by its rules.
+tables (`tracks` and the event's own), stages and loads them, exactly once: in one worker, then in two, then the
+engine's part of it alone. The engine's own is its bulk read of the same events as JSON lines into one table: DuckDB's
+`read_json`, PostgreSQL's COPY into one column of jsonb. dlt, in an environment of its own, reads the same lines and
+normalises them by its rules.
 """
 
 import asyncio
+import multiprocessing
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,8 @@ from tests.components.install import PINS, python_environment
 from tests.components.postgres import PostgresServer
 
 from mainstem.bulk.gatherer import Gatherer
-from mainstem.bulk.plan import Verdict
+from mainstem.bulk.plan import Plan, Verdict
+from mainstem.bulk.writer import Making
 from mainstem.clock import SystemClock
 from mainstem.events.canonical import Event, canonical_event
 from mainstem.events.ordering import ordering_key
@@ -44,6 +48,8 @@ from mainstem.warehouse.writer import WarehouseWriter
 
 EVENTS = 200_000
 PARTITIONS = 4
+_AT_ONCE = 50_000
+"""Events of a load: a worker makes rows of the next while the engine takes these."""
 NAMES = ("Order Completed", "Product Viewed", "Cart Updated", "Signed Up", "Page Scrolled")
 
 
@@ -88,19 +94,47 @@ def lines(folder: Path, count: int) -> Path:
     return path
 
 
-async def ours(folder: Path, count: int, spec: LoaderSpec, config: WarehouseSettings) -> float:
-    """Return the seconds from the stream to the tables."""
+class _Timed(WarehouseWriter):
+    """Knows how long the engine took."""
+
+    seconds = 0.0
+    events = 0
+
+    async def write(self, plan: Plan, made: Making) -> int:
+        began = time.perf_counter()
+        written = await super().write(plan, made)
+        self.seconds += time.perf_counter() - began
+        self.events += plan.written
+        return written
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What one process loads. Processes of one run share the log and the ledger, as workers do."""
+
+    engine: str
+    port: int
+    """PostgreSQL's."""
+    folder: Path
+    run: str
+    """Names the run's namespace and its position."""
+    partitions: Sequence[int]
+    at_once: int
+    """Events of a load."""
+
+
+async def ours(part: Part) -> tuple[int, float]:
+    """Load from the stream into the tables; return the events written and the seconds that writing them took alone."""
     clock = SystemClock()
+    folder = part.folder
     stream = await open_stream(f"file:{folder / 'stream'}", partitions=PARTITIONS, clock=clock)
-    ledger = await open_ledger(folder / f"ledger-{spec.name}.db")
-    if not await stream.tallies():
-        await fill(stream, count, clock)
+    ledger = await open_ledger(folder / f"ledger-{part.run}.db")
+    spec, config = _engine(part)
     options = options_of(config, spec.provider)
     compiled = compile_rows(options)
     facts = Facts(source_id="web")
 
     def to_rows(event: Event) -> Any:
-        return "shop", compiled(event.message, facts)
+        return part.run, compiled(event.message, facts)
 
     def verdict(record: Record) -> Verdict:
         stored = decode_stored(record.value)
@@ -110,40 +144,79 @@ async def ours(folder: Path, count: int, spec: LoaderSpec, config: WarehouseSett
     async def judge(found: Sequence[Record]) -> Sequence[Verdict]:
         return [verdict(one) for one in found]
 
+    writer = _Timed(
+        destination_id=part.run,
+        spec=spec,
+        config=config,
+        decode=canonical_event,
+        to_rows=to_rows,
+        shapes=shapes_of(options, to_rows),
+        data_dir=folder,
+        clock=clock,
+    )
     gatherer = Gatherer(
-        cursor=spec.name,
-        destination=spec.name,
-        writer=WarehouseWriter(
-            destination_id=spec.name,
-            spec=spec,
-            config=config,
-            decode=canonical_event,
-            to_rows=to_rows,
-            shapes=shapes_of(options, to_rows),
-            data_dir=folder,
-            clock=clock,
-        ),
+        cursor=part.run,
+        destination=part.run,
+        writer=writer,
         stream=stream,
         ledger=ledger,
         clock=clock,
         judge=judge,
         spool_dir=folder / "spool",
     )
-    await gatherer.assign(await ledger.open_cursor(spec.name, dict.fromkeys(range(PARTITIONS), 0)))
-    started = time.perf_counter()
+    known = await ledger.open_cursor(part.run, dict.fromkeys(part.partitions, 0))
+    await gatherer.assign({partition: known[partition] for partition in part.partitions})
     await gatherer.flush_now()
-    took = time.perf_counter() - started
+    gatherer.close()
     await ledger.close()
     await stream.close()
-    loader = spec.open(config, "shop", folder)
-    rows = tuple(loader.query('SELECT count(*), count(DISTINCT id) FROM "shop"."tracks"')[0])
+    return writer.events, writer.seconds
+
+
+def _engine(part: Part) -> tuple[LoaderSpec, WarehouseSettings]:
+    if part.engine == "DUCKDB":
+        return duckdb_engine.SPEC, duckdb_engine.Config(sync_frequency=1_000.0, sync_events=part.at_once)
+    return postgres_engine.SPEC, postgres_engine.Config(
+        host="127.0.0.1",
+        port=part.port,
+        database=PostgresServer.database,
+        user=PostgresServer.user,
+        password=Secret(PostgresServer.password),
+        ssl_mode="disable",
+        sync_frequency=1_000.0,
+        sync_events=part.at_once,
+    )
+
+
+def _loaded(part: Part) -> tuple[int, float, float]:
+    """In a process of its own. Return what `ours` does, and the peak memory in MiB."""
+    return *asyncio.run(ours(part)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def load(parts: Sequence[Part]) -> tuple[float, float, float]:
+    """Load in as many processes; return the events a second, those that writing alone would do, and the peak memory."""
+    with ProcessPoolExecutor(len(parts), mp_context=multiprocessing.get_context("spawn")) as pool:
+        # What a worker has imported long since.
+        list(pool.map(time.sleep, [1.0] * len(parts)))
+        started = time.perf_counter()
+        found = list(pool.map(_loaded, parts))
+        took_s = time.perf_counter() - started
+    events = sum(count for count, _, _ in found)
+    loader = _engine(parts[0])[0].open(_engine(parts[0])[1], parts[0].run, parts[0].folder)
+    rows = tuple(loader.query(f'SELECT count(*), count(DISTINCT id) FROM "{parts[0].run}"."tracks"')[0])
     loader.close()
-    assert rows == (count, count), rows
-    return took
+    assert rows == (events, events), rows
+    return (
+        events / took_s,
+        events / sum(seconds for _, seconds, _ in found),
+        sum(peak for _, _, peak in found),
+    )
 
 
-async def fill(stream: Any, count: int, clock: SystemClock) -> None:
+async def fill(folder: Path, count: int) -> None:
     """Append the events, as the gateway does."""
+    clock = SystemClock()
+    stream = await open_stream(f"file:{folder / 'stream'}", partitions=PARTITIONS, clock=clock)
     producer = await stream.producer()
     for start in range(0, count, 2_000):
         records = []
@@ -155,6 +228,7 @@ async def fill(stream: Any, count: int, clock: SystemClock) -> None:
                 NewRecord(key=key, value=encode_stored(stored), timestamp_ms=stored.received_at_ms)
             )
         await producer.append(records)
+    await stream.close()
 
 
 def read_by_duckdb(folder: Path, path: Path) -> float:
@@ -226,24 +300,40 @@ def by_dlt(folder: Path, path: Path, kind: str, target: str) -> float:
 
 
 def measure(
+    name: str,
+    title: str,
     folder: Path,
-    path: Path,
+    port: int,
     count: int,
-    spec: LoaderSpec,
-    config: WarehouseSettings,
     own: Callable[[], float],
-    dlt_target: str,
+    dlt: Callable[[], float],
 ) -> None:
     """Measure one engine, and print."""
-    own_s = own()
-    ours_s = asyncio.run(ours(folder, count, spec, config))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    dlt_s = by_dlt(folder, path, spec.name, dlt_target)
-    print(
-        f"  {spec.title}: ours {count / ours_s:9,.0f} events/s into two tables; peak memory {peak_mb:,.0f} MiB"
+    everything = range(PARTITIONS)
+    half = PARTITIONS // 2
+    own_per_s = count / own()
+    one, _, peak = load([Part(name, port, folder, f"{name}_one".lower(), everything, _AT_ONCE)])
+    two, _, _ = load(
+        [
+            Part(name, port, folder, f"{name}_two".lower(), everything[:half], _AT_ONCE),
+            Part(name, port, folder, f"{name}_two".lower(), everything[half:], _AT_ONCE),
+        ]
     )
-    print(f"    its own bulk read {count / own_s:9,.0f} events/s; ours is {own_s / ours_s:.2f} of it")
-    print(f"    dlt               {count / dlt_s:9,.0f} events/s; ours is {dlt_s / ours_s:.1f} times as fast")
+    # One partition in one load: what the engine does is then not beside anything else.
+    _, rows_per_s, _ = load([Part(name, port, folder, f"{name}_alone".lower(), everything[:1], count)])
+    dlt_per_s = count / dlt()
+    print(f"  {title}: ours {one:9,.0f} events/s into two tables; peak memory {peak:,.0f} MiB")
+    print(f"    two workers       {two:9,.0f} events/s; {two / one:.1f} times as fast as one")
+    print(
+        f"    its own bulk read {own_per_s:9,.0f} events/s; one worker {one / own_per_s:.2f}, two {two / own_per_s:.2f}"
+    )
+    print(
+        f"    finished rows     {rows_per_s:9,.0f} events/s: if making them cost nothing, "
+        f"{rows_per_s / own_per_s:.2f} of its bulk read"
+    )
+    print(
+        f"    dlt               {dlt_per_s:9,.0f} events/s; one worker is {one / dlt_per_s:.1f} times as fast"
+    )
 
 
 def main() -> None:
@@ -253,25 +343,18 @@ def main() -> None:
         folder = Path(name)
         path = lines(folder, count)
         print(f"  {count:,} events, {path.stat().st_size / count:,.0f} bytes each")
-        duckdb_config = duckdb_engine.Config(sync_frequency=1_000.0)
+        asyncio.run(fill(folder, count))
+        target = str(folder / "dlt.duckdb")
         measure(
-            *(folder, path, count, duckdb_engine.SPEC, duckdb_config),
-            lambda: read_by_duckdb(folder, path),
-            str(folder / "dlt.duckdb"),
+            *("DUCKDB", "DuckDB", folder, server.port, count),
+            own=lambda: read_by_duckdb(folder, path),
+            dlt=lambda: by_dlt(folder, path, "DUCKDB", target),
         )
-        postgres_config = postgres_engine.Config(
-            host="127.0.0.1",
-            port=server.port,
-            database=server.database,
-            user=server.user,
-            password=Secret(server.password),
-            ssl_mode="disable",
-            sync_frequency=1_000.0,
-        )
+        account = f"{server.user}:{server.password}@127.0.0.1:{server.port}/{server.database}"
         measure(
-            *(folder, path, count, postgres_engine.SPEC, postgres_config),
-            lambda: read_by_postgres(server, path),
-            f"postgresql://{server.user}:{server.password}@127.0.0.1:{server.port}/{server.database}",
+            *("POSTGRES", "PostgreSQL", folder, server.port, count),
+            own=lambda: read_by_postgres(server, path),
+            dlt=lambda: by_dlt(folder, path, "POSTGRES", f"postgresql://{account}"),
         )
 
 
