@@ -11,7 +11,7 @@ from mainstem.bulk.errors import BulkError
 from mainstem.bulk.gatherer import Gatherer
 from mainstem.bulk.plan import DEAD, DELIVERED, Plan, Verdict
 from mainstem.bulk.writer import Limits, Making, Planned, Urgency
-from mainstem.clock import FixedClock
+from mainstem.clock import Clock, FixedClock
 from mainstem.events.stored import StoredEvent, decode_stored
 from mainstem.ledger.base import CountKey, DeadFilter
 from mainstem.ledger.memory import MemoryLedger
@@ -62,6 +62,7 @@ class Place:
         self.open = asyncio.Event()
         self.open.set()
         self.refusals = 0
+        self.how_urgent: Urgency = "when due"
         self.waiting = 0
         self.breaks_at = ""
         self._makes_ahead = makes_ahead
@@ -77,7 +78,7 @@ class Place:
         return b""
 
     def urgency(self) -> Urgency:
-        return "when due"
+        return self.how_urgent
 
     def ahead(self) -> Made | None:
         return self._begin(ahead=True) if self._makes_ahead else None
@@ -133,14 +134,16 @@ class Case:
         self.dead: set[str] = set()
         self._folder = folder
 
-    async def gatherer(self, partitions: Sequence[int] = range(PARTITIONS)) -> Gatherer:
+    async def gatherer(
+        self, partitions: Sequence[int] = range(PARTITIONS), clock: Clock | None = None
+    ) -> Gatherer:
         made = Gatherer(
             cursor=CURSOR,
             destination=CURSOR,
             writer=self.place,
             stream=self.stream,
             ledger=self.ledger,
-            clock=FixedClock(START_MS),
+            clock=clock or FixedClock(START_MS),
             judge=self._judge,
             spool_dir=self._folder,
         )
@@ -300,6 +303,46 @@ async def test_what_can_not_be_made_ahead_is_made_by_the_plan(tmp_path: Path) ->
     case.place.breaks_at = ""
     await gatherer.flush_now()
     assert case.place.ids() == all_once(BATCH)
+
+
+class Napping(FixedClock):
+    """Remembers how long it was asked to sleep."""
+
+    def __init__(self) -> None:
+        super().__init__(START_MS)
+        self.naps: list[float] = []
+
+    async def sleep(self, delay_s: float) -> None:
+        self.naps.append(delay_s)
+        await super().sleep(delay_s)
+
+
+async def test_while_nothing_may_be_written_no_more_than_a_batch_is_made_and_nobody_spins(
+    tmp_path: Path,
+) -> None:
+    case = Case(tmp_path, Place())
+    case.place.how_urgent = "not now"
+    clock = Napping()
+    gatherer = await case.gatherer(clock=clock)
+    await append(case.stream, some(0, BATCH))
+    stop = asyncio.Event()
+    running = asyncio.create_task(gatherer.run(stop))
+    while len(clock.naps) < 5:
+        await asyncio.sleep(0)
+    await append(case.stream, some(BATCH, 3 * BATCH))
+    # Far beyond the age at which it would be written.
+    while len(clock.naps) < 5_000:
+        await asyncio.sleep(0)
+    assert clock.naps == [1.0] * len(clock.naps)
+    assert gatherer.status().gathered_events == BATCH
+    assert not case.place.taken
+    case.place.how_urgent = "when due"
+    while case.place.ids().total() < BATCH:
+        await asyncio.sleep(0)
+    stop.set()
+    await running
+    await gatherer.flush_now()
+    assert case.place.ids() == all_once(4 * BATCH)
 
 
 async def test_dead_letters_and_what_was_transformed(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ class Gatherer:
             while True:
                 await self._be_able_to_gather()
                 behind = any(self._next[partition] < bounds[partition].next for partition in self._next)
-                if behind and not self._due():
+                if behind and not self._due() and not self._full():
                     await self._gather()
                 elif self._writing is not None:
                     await self._collect()
@@ -253,7 +253,7 @@ class Gatherer:
             await self._collect()
         await self._be_able_to_gather()
         more = False
-        if not self._due():
+        if not self._due() and not self._full():
             more = await self._gather()
         if self._due():
             await self._collect()  # one plan at a time
@@ -441,11 +441,15 @@ class Gatherer:
         urgency = self._writer.urgency()
         if urgency != "when due":
             return urgency == "at once"
+        return self._clock.monotonic() - gathering.started_at >= self._limits.max_age_s or self._full()
+
+    def _full(self) -> bool:
+        """Whether the batch is as large as it may be: what is made ahead of it lies on the disk."""
+        gathering, limits = self._gathering, self._limits
         return (
-            self._clock.monotonic() - gathering.started_at >= self._limits.max_age_s
-            or gathering.events >= self._limits.max_events
-            or gathering.length_bytes >= self._limits.max_bytes
-            or gathering.parts >= self._limits.max_parts
+            gathering.events >= limits.max_events
+            or gathering.length_bytes >= limits.max_bytes
+            or gathering.parts >= limits.max_parts
         )
 
     async def _skip_gone(self, gone: OffsetGone) -> None:
@@ -739,7 +743,8 @@ class Gatherer:
             await self._first(stop, self._clock.sleep(_LINGER_S))
         else:
             left_s = self._gathering.started_at + self._limits.max_age_s - self._clock.monotonic()
-            await self._first(stop, self._clock.sleep(max(0.0, min(left_s, _LINGER_S))))
+            # What is over its time and not written is not to be written now.
+            await self._first(stop, self._clock.sleep(min(left_s, _LINGER_S) if left_s > 0 else _LINGER_S))
 
     async def _first(self, stop: asyncio.Event, waited_for: Coroutine[Any, Any, object]) -> None:
         """Wait for `waited_for`, `stop`, a change of partitions or the end of a write, whichever comes first."""
