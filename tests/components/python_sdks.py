@@ -11,16 +11,22 @@ from tests.components.install import PINS, python_environment
 SEGMENT = "segment-analytics-python"
 RUDDER = "rudder-sdk-python"
 FRAMEWORKS = "web-frameworks"
+FASTAPI = "fastapi"
+CELERY = "celery"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PythonSdks:
-    """The interpreters that can import each SDK, and the web frameworks that SDKs are used in."""
+    """The interpreters that can import each SDK, and the frameworks that SDKs are used in."""
 
     segment: Path
     rudder: Path
     frameworks: Path
-    """Django and Flask, which our own SDK has middleware for."""
+    """Django and Flask, which our own SDK has middleware for, and gunicorn."""
+    fastapi: Path
+    """FastAPI and uvicorn, and gunicorn with uvicorn's worker."""
+    celery: Path
+    """Celery, with what it needs for a broker that is a Redis server."""
 
 
 def install() -> PythonSdks:
@@ -29,8 +35,8 @@ def install() -> PythonSdks:
     Raises:
         ComponentMissing: PyPI could not be reached.
     """
-    segment, rudder, frameworks = (
+    segment, rudder, frameworks, fastapi, celery = (
         python_environment(name, PINS / f"{name}.txt") / "bin" / "python"
-        for name in (SEGMENT, RUDDER, FRAMEWORKS)
+        for name in (SEGMENT, RUDDER, FRAMEWORKS, FASTAPI, CELERY)
     )
-    return PythonSdks(segment=segment, rudder=rudder, frameworks=frameworks)
+    return PythonSdks(segment=segment, rudder=rudder, frameworks=frameworks, fastapi=fastapi, celery=celery)

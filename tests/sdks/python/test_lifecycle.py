@@ -185,6 +185,31 @@ def test_sigterm_in_the_middle_of_calls(collector: Collector, tmp_path: Path) ->
         }
 
 
+def test_a_call_that_a_signals_handler_ends_by_raising_loses_nothing(
+    collector: Collector, tmp_path: Path
+) -> None:
+    """As Celery's soft time limit does. Another connection keeps the store from being written meanwhile."""
+    program = """
+    import sqlite3
+    class TimeIsOver(Exception): pass
+    def over(*_): raise TimeIsOver
+    signal.signal(signal.SIGALRM, over)
+    client.track("u", "E", {"n": 0})
+    other = sqlite3.connect(client._queue.store.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        client.track("u", "E", {"n": 1})
+    except TimeIsOver:
+        say("over")
+    other.execute("ROLLBACK")
+    say(client.track("u", "E", {"n": 2})[0], client.status().unstored)
+    assert client.flush(20)
+    """
+    assert run(collector, tmp_path, program, durability="call") == ["over", "True 0"]
+    assert [event["properties"]["n"] for event in collector.arrived] == [0, 1, 2]
+
+
 def test_sigterm_is_bounded_while_the_server_is_silent(collector: Collector, tmp_path: Path) -> None:
     release = threading.Event()
     collector.script = lambda _: Reply(503, wait=release)

@@ -202,15 +202,17 @@ class DurableQueue:
         try:
             appended = self.store.append(list(lines))
         except StoreUnusable as error:
-            with self._lock:
-                lines.extend(self._pending)
-                self._pending = lines
-                self._busy_events = 0
+            self._put_back(lines)
             told = self._went_wrong(error, writing=True)
             if again and any(isinstance(found, StoreDamaged) for found in told):
                 # In place of the damaged file there is none now: a new one takes them.
                 told += self._commit(again=False)
             return told
+        except BaseException:
+            # A signal's handler has raised in the middle of it, as Celery's soft time limit does. If that was behind
+            # the commit they are stored twice, and the server knows them by their messageIds.
+            self._put_back(lines)
+            raise
         with self._lock:
             self._busy_events = 0
             self._bytes -= size
@@ -226,6 +228,13 @@ class DurableQueue:
             self.dropped += lost
             told.append(EventsDropped(lost, "queue full"))
         return told
+
+    def _put_back(self, lines: deque[bytes]) -> None:
+        """These are not stored: they are first again."""
+        with self._lock:
+            lines.extend(self._pending)
+            self._pending = lines
+            self._busy_events = 0
 
     def _went_wrong(self, error: StoreUnusable, *, writing: bool = False) -> list[AnalyticsError]:
         """Note it; returns what is to be told.

@@ -2,8 +2,9 @@
 
 * Fork: no lock, transaction, connection or lease crosses it; a child begins with nothing pending and a thread of its
   own, which its first call starts.
-* Exit (`atexit`, also in children of `multiprocessing`) and SIGTERM: everything pending goes to the disk, then as much
-  as possible to the server until `exit_timeout_s` is over, or at once if the server is known to be away.
+* Exit (`atexit`; in children of `multiprocessing` and of Celery's pools, which end without it, what they have instead)
+  and SIGTERM: everything pending goes to the disk, then as much as possible to the server until `exit_timeout_s` is
+  over, or at once if the server is known to be away.
 * SIGTERM's handler is installed by the first client that the main thread makes; it then does what was to be done
   before: it calls the handler that was there, or ends the process by the signal. A handler that the program installs
   later replaces ours, as usual.
@@ -89,7 +90,7 @@ def register(client: Living, *, on_term: bool) -> None:
             os.register_at_fork(
                 before=_before_fork, after_in_parent=_after_fork_parent, after_in_child=_after_fork_child
             )
-        atexit.register(_at_exit)
+        atexit.register(at_exit)
         _registered = True
     _clients.add(client)
     if on_term:
@@ -97,7 +98,7 @@ def register(client: Living, *, on_term: bool) -> None:
 
 
 def look_after_child() -> None:
-    """In a process of `multiprocessing`, which ends without `atexit`: be called at its end. Once a process."""
+    """In a process that ends without `atexit`: be called at its end. Once a process."""
     global _looked_after
     process = os.getpid()
     if process == _looked_after:
@@ -107,7 +108,15 @@ def look_after_child() -> None:
     if multiprocessing is not None and multiprocessing.parent_process() is not None:
         from multiprocessing.util import Finalize
 
-        Finalize(None, _at_exit, exitpriority=100)
+        Finalize(None, at_exit, exitpriority=100)
+    # https://docs.celeryq.dev/en/stable/userguide/signals.html#worker-process-shutdown
+    celery = sys.modules.get("celery.signals")
+    if celery is not None:
+        celery.worker_process_shutdown.connect(_pool_process_ends, weak=False)
+
+
+def _pool_process_ends(**_: Any) -> None:
+    at_exit()
 
 
 def _install() -> None:
@@ -126,7 +135,7 @@ def _on_term(number: int, frame: FrameType | None) -> None:
     if _main.depth:
         _main.left.append((number, frame))
         return
-    _at_exit()
+    at_exit()
     if callable(_previous):
         _previous(number, frame)
     else:
@@ -134,7 +143,8 @@ def _on_term(number: int, frame: FrameType | None) -> None:
         os.kill(os.getpid(), number)
 
 
-def _at_exit() -> None:
+def at_exit() -> None:
+    """The process ends: have all clients store and send, each within its bound."""
     for client in list(_clients):
         try:
             client.at_exit()

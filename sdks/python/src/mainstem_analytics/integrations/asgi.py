@@ -1,6 +1,9 @@
 """Starlette, FastAPI, and every other ASGI application.
 
-app.add_middleware(AnalyticsMiddleware)
+    app.add_middleware(AnalyticsMiddleware)
+
+When the server shuts the application down, what the last requests have called is sent: uvicorn ends its process by the
+signal that it got, with the handlers that were there before it, so that neither `atexit` nor a handler of ours comes.
 """
 
 from __future__ import annotations
@@ -8,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, MutableMapping
 from typing import Any, Callable
 
+from mainstem_analytics import lifecycle
 from mainstem_analytics.context import bound
 from mainstem_analytics.integrations.request import request_context
 
 _Scope = MutableMapping[str, Any]
-_App = Callable[[_Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+_Receive = Callable[[], Awaitable[Any]]
+_Send = Callable[[Any], Awaitable[None]]
+_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
 class AnalyticsMiddleware:
@@ -26,10 +32,11 @@ class AnalyticsMiddleware:
         self._app = app
         self._trust_forwarded = trust_forwarded
 
-    async def __call__(
-        self, scope: _Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Serve one request, or whatever else the server hands over."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, _sending_at_the_end(send))
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -45,3 +52,13 @@ class AnalyticsMiddleware:
         )
         with bound(context):
             await self._app(scope, receive, send)
+
+
+def _sending_at_the_end(send: _Send) -> _Send:
+    async def wrapped(message: Any) -> None:
+        if message["type"].startswith("lifespan.shutdown."):
+            # All requests are done, and the application has shut down: nobody is held up by waiting here.
+            lifecycle.at_exit()
+        await send(message)
+
+    return wrapped
