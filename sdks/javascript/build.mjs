@@ -25,8 +25,8 @@ const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"))
 
 // Of the interfaces between the modules; none may be a name of the DOM, of Node, of an option or of an event.
 const INTERNAL = [
-  "beacon", "beaconUrl", "channel", "deliver", "exclusively", "gzipFromBytes", "hide", "keptAliveBytes", "leave",
-  "listen", "recall", "release", "remember", "setAside", "shared", "stores",
+  "beacon", "beaconUrl", "changed", "channel", "deliver", "drop", "exclusively", "gzipFromBytes", "hide", "keptAliveBytes", "leave",
+  "listen", "purge", "recall", "release", "remember", "seq", "setAside", "shared", "stores", "writer", "yield",
 ];
 
 const common = {

@@ -86,7 +86,12 @@ export class Analytics {
         this._queue.wake(true);
       },
       leave: () => this._queue.leave(),
-      changed: () => this._allowed() && this._recall(true),
+      changed: () => {
+        if (!this._allowed()) return;
+        this._recall(true);
+        // The others may have ended it.
+        this._session = undefined;
+      },
     });
   }
 
@@ -259,7 +264,8 @@ export class Analytics {
   _replay(call: StubCall): void {
     const [method, ...args] = call as [string, ...Argument[]];
     const run = (this as unknown as Record<string, unknown>)[method];
-    if (!METHODS.includes(method) || typeof run !== "function") return;
+    // The stub of another library's snippet has methods that there are none of here.
+    if (typeof run !== "function") return;
     this._at = call.t;
     try {
       run.apply(this, args);
@@ -472,9 +478,6 @@ export class Analytics {
     else console.debug(`Mainstem: ${line()}`);
   }
 }
-
-/** What a stub may call before the script is there. */
-export const METHODS = "identify track page screen group alias reset setAnonymousId use setConsent flush resume ready".split(" ");
 
 /** Who this page speaks of, under the names by which it is remembered. */
 interface Who {

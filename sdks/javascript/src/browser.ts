@@ -9,17 +9,20 @@ export class Analytics extends Core {
     const { pages = "off" } = options;
     if (pages !== "off" && typeof document !== "undefined") {
       this.page();
+      // Seen again, out of the back/forward cache: without one it would have been loaded again.
+      addEventListener("pageshow", (event) => event.persisted && this.page());
       if (pages === "spa") this._follow();
     }
   }
 
   /** A page event whenever the address (but for its fragment) changes. */
   private _follow(): void {
-    let last = location.href.split("#")[0];
+    const here = (): string => location.href.split("#")[0]!;
+    let last = here();
     const look = (): void => {
-      const now = location.href.split("#")[0];
+      const now = here();
       if (now === last) return;
-      const referrer = last!;
+      const referrer = last;
       last = now;
       // The application sets the title after the address.
       setTimeout(() => this.page({ referrer } as never), 0);

@@ -1,10 +1,11 @@
 /** One sender at a time, whatever the number of tabs. */
 
-export type Exclusively = (work: () => Promise<void>) => Promise<void>;
+/** Runs the work while nobody else does; not at all if the signal is given before its turn. */
+export type Exclusively = (work: () => Promise<unknown>, signal: AbortSignal) => Promise<unknown>;
 
 /** https://developer.mozilla.org/docs/Web/API/Web_Locks_API: a tab that dies lets go at once. */
 export function webLock(locks: LockManager, name: string): Exclusively {
-  return async (work) => void (await locks.request(name, work));
+  return (work, signal) => locks.request(name, { signal }, work);
 }
 
 const LEASE_MS = 15_000;
@@ -24,9 +25,10 @@ export function lease(storage: Storage, name: string, owner: string): Exclusivel
   };
   const take = (): void => storage.setItem(name, `${owner} ${Date.now() + LEASE_MS}`);
   const pause = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, POLL_MS * (1 + Math.random())));
-  return async (work) => {
+  return async (work, signal) => {
     do {
       while (others()) await pause();
+      if (signal.aborted) return;
       take();
       await pause();
     } while (others());

@@ -134,9 +134,14 @@ export class Page implements Platform {
       target?.addEventListener(name, listener);
       stops.push(() => target?.removeEventListener(name, listener));
     };
-    on(globalThis, "online", () => hooks.wake());
-    on(globalThis, "pagehide", () => hooks.leave());
-    on(globalThis, "pageshow", (event) => (event as PageTransitionEvent).persisted && hooks.wake());
+    on(globalThis, "online", hooks.wake);
+    on(globalThis, "pagehide", hooks.leave);
+    on(globalThis, "pageshow", (event) => {
+      if (!(event as PageTransitionEvent).persisted) return;
+      // What happened elsewhere meanwhile was told to nobody here.
+      if (this._shelf) hooks.changed();
+      hooks.wake();
+    });
     on(this._document, "visibilitychange", () => (this.hidden() ? hooks.hide() : hooks.wake()));
     on(globalThis, "storage", (event) => {
       const key = (event as StorageEvent).key;

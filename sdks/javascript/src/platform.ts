@@ -33,8 +33,8 @@ export interface Hooks {
   wake(): void;
   /** The page is no longer seen: send while there is time. */
   hide(): void;
-  /** The page ends, or is frozen into the back-forward cache. */
+  /** The page ends, or is frozen into the back/forward cache. */
   leave(): void;
-  /** Another tab changed what is remembered. */
+  /** Another tab changed what is remembered, or may have. */
   changed(): void;
 }

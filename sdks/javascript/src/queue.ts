@@ -58,7 +58,8 @@ export class Queue {
   private _ownBytes = 0;
   private _foreign = true;
   private _inFlight: { keys: Set<string>; events: string[] } | undefined;
-  private _leaving = false;
+  /** Given when the page ends, or is frozen; a page that comes back has another. */
+  private _left = new AbortController();
   private _closed = false;
   private _started = false;
 
@@ -281,30 +282,31 @@ export class Queue {
 
   /** Send: all there is, or full batches only. */
   wake(all: boolean): void {
-    if (this._closed || this._leaving || !this._started) return;
+    const { signal } = this._left;
+    if (this._closed || signal.aborted || !this._started) return;
     this._all ||= all;
-    let done = true;
+    let work: Promise<boolean> | undefined;
     this._sending ??= this._platform
-      .exclusively(async () => {
-        done = await this._send();
-      })
-      .catch((error: unknown) => {
-        done = false;
-        this._debug(() => `failed: ${error}`);
-      })
-      .finally(() => {
+      .exclusively(
+        // A page that is frozen with the lock would hold up the others, and be thrown out of the cache for that.
+        () => Promise.race([(work = this._send(signal)), new Promise((resolve) => (signal.onabort = resolve))]),
+        signal,
+      )
+      .then(() => work)
+      .catch((error: unknown) => this._debug(() => `failed: ${error}`))
+      .then((done) => {
         this._sending = undefined;
         if (this._closed) return;
         // What came while the lock was let go.
-        if (done && (this._all || this._storedEvents >= this._limits.batchEvents)) this.wake(false);
+        if ((done || signal.aborted) && (this._all || this._storedEvents >= this._limits.batchEvents)) this.wake(false);
         else if (this._storedEvents) this._startTimer();
       });
   }
 
   /** Send until nothing is due; false if it has to stop before. */
-  private async _send(): Promise<boolean> {
+  private async _send(signal: AbortSignal): Promise<boolean> {
     const { batchEvents, batchBytes } = this._limits;
-    while (!this._closed && !this._leaving) {
+    while (!this._closed && !signal.aborted) {
       const keys = await this._count();
       const waiting = countOf(keys);
       if (!waiting) this._all = false;
@@ -321,6 +323,7 @@ export class Queue {
       }
       const chunks = await this._store.read(taken);
       const list = taken.flatMap((key) => chunks.get(key)?.split("\n") ?? []);
+      if (signal.aborted) break;
       this._inFlight = { keys: new Set(taken), events: list };
       this._foreign = keys.some((key) => !this._own.has(key) && !this._inFlight!.keys.has(key));
       let outcome: Outcome;
@@ -382,9 +385,12 @@ export class Queue {
     return true;
   }
 
-  /** The page ends: hand over the oldest events, as many as the browser takes, without waiting for an answer. */
+  /**
+   * The page ends: hand over the oldest events, as many as the browser takes, without waiting for an answer. Nothing of
+   * this page is under way behind it: it may be frozen now, and the next page goes on.
+   */
   leave(): void {
-    this._leaving = true;
+    this._left.abort();
     if (!this._started) return;
     const { _inFlight, _sender, _platform } = this;
     let room = LEAVE_BYTES - _sender.keptAliveBytes;
@@ -403,14 +409,16 @@ export class Queue {
         else break;
       }
     }
-    if (!events.length) return;
-    const taken = _platform.beacon(_sender.beaconUrl, _sender.body(events));
-    this._debug(() => `leaving ${events.length} events: ${taken}`);
+    if (events.length) {
+      const taken = _platform.beacon(_sender.beaconUrl, _sender.body(events));
+      this._debug(() => `leaving ${events.length} events: ${taken}`);
+    }
+    _sender.abort(!_sender.keptAliveBytes);
   }
 
   /** The page is back. */
   resume(): void {
-    this._leaving = false;
+    if (this._left.signal.aborted) this._left = new AbortController();
     this._sender.resume();
     if (this._started) void this._look(false);
   }

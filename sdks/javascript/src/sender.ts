@@ -77,10 +77,10 @@ export class Sender {
     this._wake?.(true);
   }
 
-  /** Give the batch up that is being delivered. */
-  abort(): void {
+  /** Give the batch up that is being delivered, and its request, unless that may go on by itself. */
+  abort(cut = true): void {
     this._aborted++;
-    this._request?.abort();
+    if (cut) this._request?.abort();
     this._wake?.(false);
   }
 

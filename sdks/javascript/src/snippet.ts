@@ -1,6 +1,6 @@
 /** The snippet for a page's head: a stub that queues calls until the script is there. */
 
-/** What the stub answers to before; the same list as in `analytics.ts`, in the page's own text. */
+/** The methods that it names are those of `analytics.ts` that can wait. */
 const STUB = `!function(w,d,n,h){var a=w[n]=w[n]||[];if(a.load)return;\
 "identify track page screen group alias reset setAnonymousId use setConsent flush resume ready".split(" ").forEach(\
 function(m){a[m]=function(){var c=[m].concat([].slice.call(arguments));c.t=+new Date;a.push(c);return a}});\

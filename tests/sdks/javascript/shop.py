@@ -106,13 +106,14 @@ class Shop:
 
     def arrived(self, event: str = "Step") -> list[Mapping[str, Any]]:
         """What reached the destination, in order."""
-        return [one for one in self._accepted() if one.get("event") == event]
+        return [one for one in self.events() if one.get("event") == event]
 
     def of_type(self, kind: str) -> list[Mapping[str, Any]]:
         """The events of a type that reached the destination."""
-        return [one for one in self._accepted() if one["type"] == kind]
+        return [one for one in self.events() if one["type"] == kind]
 
-    def _accepted(self) -> list[Mapping[str, Any]]:
+    def events(self) -> list[Mapping[str, Any]]:
+        """All events of this run that reached the destination, in order."""
         return [one for one in accepted(self.sink.requests) if one["context"].get("run") == self.run]
 
     async def expect(
@@ -134,7 +135,7 @@ class Shop:
             raise AssertionError(f"{len(missing)} of {len(numbers)} are missing: {missing[:20]}") from None
         await self.product.settled("hook")
         assert [one["properties"]["n"] for one in found()] == list(numbers)
-        every = ids(self._accepted())
+        every = ids(self.events())
         assert_exactly_once(every, every, "hook")
 
 

@@ -71,6 +71,21 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
     await context.close()
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def caching_context(chromium_path: Path) -> AsyncIterator[BrowserContext]:
+    """Of a browser with a back/forward cache, which Playwright turns off."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium_path,
+            args=list(BROWSER_FLAGS),
+            ignore_default_args=["--disable-back-forward-cache"],
+        )
+        try:
+            yield await browser.new_context()
+        finally:
+            await browser.close()
+
+
 async def test_the_snippet_and_everything_automatic(shop: Shop, context: BrowserContext) -> None:
     url = shop.write(
         "analytics.identify('u1', {plan: 'pro'}); analytics.group('g1'); analytics.track('Step', {n: 0})"
@@ -400,6 +415,102 @@ async def test_pages_of_a_single_page_application(shop: Shop, context: BrowserCo
         ("/paid", "Cart"),
     ]
     assert shop.of_type("page")[2]["properties"]["referrer"].endswith("/page1.html")
+
+
+WATCH_RETURNS = "window.returns = []; addEventListener('pageshow', (event) => returns.push(event.persisted))"
+
+
+async def travel(page: Page, direction: str) -> None:
+    """Go back or forward to a page that must come out of the back/forward cache."""
+    await (page.go_back(wait_until="commit") if direction == "back" else page.go_forward(wait_until="commit"))
+    why_not = "performance.getEntriesByType('navigation')[0].notRestoredReasons"
+    returns, reasons = await page.evaluate(f"[returns, {why_not}]")
+    assert reasons is None, reasons
+    assert returns[-1] is True, "the page was loaded anew"
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["web locks", "lease"])
+async def test_a_page_that_is_frozen_in_the_middle_of_a_batch_and_comes_back(
+    shop: Shop, caching_context: BrowserContext, locks: bool
+) -> None:
+    """It holds up nobody meanwhile, and the browser keeps it: a lock or a request of its own would cost it that."""
+    if not locks:
+        await caching_context.add_init_script(DEFINE % ("Navigator.prototype", "locks", "undefined"))
+    release = asyncio.Event()
+    page = await shop.open(caching_context, shop.write(WATCH_RETURNS))
+    await page.evaluate("send(0, 10)")
+    await shop.expect(range(10))
+    shop.proxy.script = iter([Held(release)])
+    await page.evaluate("send(10, 30)")
+    await until("the batch is under way", lambda: shop.proxy.flying == 1)
+    await page.evaluate("send(30, 40)")
+    await page.goto(shop.write(WATCH_RETURNS))
+    await page.wait_for_function("!Array.isArray(window.analytics)")
+    await page.evaluate("send(40, 60)")
+    # The first page's request has still not been let through.
+    await shop.expect(range(60))
+    assert await page.evaluate("analytics.flush()")
+    assert shop.proxy.flying == 1
+    release.set()
+    await travel(page, "back")
+    await page.evaluate("send(60, 80)")
+    await shop.expect(range(80))
+    await travel(page, "forward")
+    await page.evaluate("send(80, 90)")
+    await shop.expect(range(90))
+    await travel(page, "back")
+    await page.evaluate("send(90, 95)")
+    assert await page.evaluate("analytics.flush()")
+    await shop.expect(range(95))
+    assert await page.evaluate("analytics.stats.dropped") == {}
+
+
+async def test_a_page_that_waits_for_its_turn_comes_back(shop: Shop, caching_context: BrowserContext) -> None:
+    """Another tab has the lock the whole time."""
+    release = asyncio.Event()
+    url = shop.write(WATCH_RETURNS)
+    page, other = await shop.open(caching_context, url), await shop.open(caching_context, url)
+    await until("the page events are through", lambda: len(shop.of_type("page")) == 2)
+    shop.proxy.script = iter([Held(release)])
+    await other.evaluate("send(0, 10)")
+    await until("the other tab sends", lambda: shop.proxy.flying == 1)
+    await page.evaluate("send(10, 20)")
+    await page.evaluate("void analytics.flush()")
+    await page.goto(shop.write())
+    await page.wait_for_function("!Array.isArray(window.analytics)")
+    release.set()
+    await shop.expect(range(20))
+    await travel(page, "back")
+    await page.evaluate("send(20, 30)")
+    await shop.expect(range(30))
+
+
+async def test_what_happened_elsewhere_while_a_page_was_frozen(
+    shop: Shop, caching_context: BrowserContext
+) -> None:
+    page = await shop.open(caching_context, shop.write(WATCH_RETURNS, pages="load"))
+    await page.evaluate("analytics.identify('u1'); send(0, 1)")
+    await page.goto(shop.write(WATCH_RETURNS, pages="load"))
+    await page.wait_for_function("!Array.isArray(window.analytics)")
+    await page.evaluate("send(1, 2); analytics.reset(); analytics.identify('u2'); send(2, 3)")
+    await travel(page, "back")
+    await page.evaluate("send(3, 4)")
+    await shop.expect(range(4))
+    steps = shop.arrived()
+    assert [step["userId"] for step in steps] == ["u1", "u1", "u2", "u2"]
+    anonymous, sessions = (
+        [step["anonymousId"] for step in steps],
+        [step["context"]["sessionId"] for step in steps],
+    )
+    for ids_of in (anonymous, sessions):
+        assert ids_of[0] == ids_of[1] != ids_of[2] == ids_of[3]
+    starts = [one for one in shop.events() if one["context"].get("sessionStart")]
+    assert len(starts) == 2
+    # Each page counts by the setting and by the snippet's own call, and the first once more when it is seen again.
+    assert [one["properties"]["path"] for one in shop.of_type("page")] == [
+        *("/page1.html", "/page1.html", "/page2.html", "/page2.html", "/page1.html")
+    ]
+    assert shop.of_type("page")[-1]["userId"] == "u2"
 
 
 async def test_a_service_worker(shop: Shop, context: BrowserContext) -> None:

@@ -75,7 +75,8 @@ test("a store that fails hands over to the next, and says so", async () => {
 test("a lease has one holder, and is free again after its time", async () => {
   const shelf = new Shelf();
   const order = [];
-  const [one, two] = [lease(shelf, "l", "one"), lease(shelf, "l", "two")];
+  const { signal } = new AbortController();
+  const [one, two] = ["one", "two"].map((owner) => (work, left = signal) => lease(shelf, "l", owner)(work, left));
   await Promise.all([
     one(async () => {
       order.push("one in");
@@ -89,6 +90,14 @@ test("a lease has one holder, and is free again after its time", async () => {
   await one(async () => order.push("after the dead"));
   shelf.setItem("l", `future ${Date.now() + 86_400_000}`);
   await one(async () => order.push("after a clock that was wrong"));
+  assert.equal(order.length, 5);
+  const left = new AbortController();
+  let waits;
+  await one(async () => {
+    waits = two(async () => order.push("never"), left.signal);
+    left.abort();
+  });
+  await waits;
   assert.equal(order.length, 5);
 });
 
