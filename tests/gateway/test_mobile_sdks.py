@@ -1,8 +1,8 @@
 """The wire of mobile and server SDKs that do not run here, request by request, as their sources make them.
 
-Read in rudder-sdk-kotlin, rudder-sdk-android, rudder-sdk-ios, analytics-kotlin, analytics-swift,
-analytics-react-native, analytics-ruby and analytics-php. What is emulated is what a server sees: path, headers,
-encoding, shape of the body, and what each SDK reads of the answer.
+Read in rudder-sdk-kotlin, rudder-sdk-android, rudder-sdk-ios, rudder-sdk-swift, analytics-kotlin, analytics-swift,
+analytics-react-native, analytics_flutter, analytics-ruby and analytics-php. What is emulated is what a server sees:
+path, headers, encoding, shape of the body, and what each SDK reads of the answer.
 """
 
 import base64
@@ -72,6 +72,26 @@ async def test_segment_swift_and_react_native(gateway: Running, agent: str) -> N
     assert len(await _stored(gateway)) == 2
 
 
+@pytest.mark.parametrize("sent_at", ["2026-04-01T10:00:05.123456Z", "2026-04-01T12:00:05.123456"])
+async def test_segment_flutter(gateway: Running, sent_at: str) -> None:
+    """Microseconds; older versions say their local time, and not which zone that is."""
+    body = {"batch": [_event(0), _event(1)], "sentAt": sent_at, "writeKey": "wk1"}
+    headers = {
+        "Content-Type": "application/json; charset=utf-8",
+        "User-Agent": "analytics-flutter/1.1.10",
+        "Accept-Encoding": "gzip",
+    }
+    status, _ = await gateway.post("/v1/b", body, headers, key="")
+    assert status < 300
+    assert len(await _stored(gateway)) == 2
+    client = await gateway.client()
+    settings = (await client.request("GET", "/v1/projects/wk1/settings")).json()
+    await client.close()
+    assert isinstance(settings["integrations"], dict)
+    # Where this is there at all, its class wants a list.
+    assert isinstance(settings.get("middlewareSettings", {}).get("routingRules", []), list)
+
+
 @pytest.mark.parametrize("path", ["/v1/projects/wk1/settings", "/projects/wk1/settings"])
 async def test_segment_mobile_settings_move_the_upload(gateway: Running, path: str) -> None:
     """Kotlin, Swift, React Native and C# take `apiHost` from here, without a scheme, and append `/b`."""
@@ -122,6 +142,22 @@ async def test_rudder_kotlin(gateway: Running) -> None:
     await client.close()
     assert (first.status, again.status) == (200, 200)
     assert len(await _stored(gateway)) == 5, "what was sent twice is kept once"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+async def test_rudder_swift(gateway: Running, packed: bool) -> None:
+    """`AnonymousId` is the id itself here; the body's length is known."""
+    body = json.dumps({"batch": [_event(0), _event(1)], "sentAt": SENT_AT}).encode()
+    headers = {
+        "Authorization": basic("wk1"),
+        "Content-Type": "application/json",
+        "AnonymousId": "device-1",
+    }
+    if packed:
+        headers["Content-Encoding"], body = "gzip", gzip.compress(body)
+    status, _ = await gateway.post("/v1/batch", body, headers, key="")
+    assert status == 200
+    assert [event["anonymousId"] for event in await _stored(gateway)] == ["device-1", "device-1"]
 
 
 @pytest.mark.parametrize(
