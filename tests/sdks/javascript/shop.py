@@ -30,6 +30,8 @@ BROWSER_FLAGS: Final = (
     *FLAGS,
     # No renderers in store: once all are killed, Chromium may offer a dead one to the next page, which waits for good.
     "--disable-features=SpareRendererForSitePerProcess,PreloadTopChromeWebUI",
+    # Hosts of one site, below suffixes that are public and not.
+    "--host-resolver-rules=MAP *.shop.test 127.0.0.1, MAP *.shop.co.uk 127.0.0.1",
 )
 QUICK: Final = {"flushIntervalMs": 200, "retryBaseMs": 20, "retryCapMs": 200}
 """Options for quick tests."""

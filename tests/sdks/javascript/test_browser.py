@@ -153,6 +153,53 @@ async def test_ids_live_in_cookies_and_are_one_in_all_tabs(shop: Shop, context: 
     assert await three.evaluate("analytics.user().anonymousId()") == kept
 
 
+@pytest.mark.parametrize("site", ["shop.test", "shop.co.uk"])
+async def test_the_hosts_of_a_site_share_the_ids_or_not(
+    shop: Shop, context: BrowserContext, site: str
+) -> None:
+    """These pages have no TLS: neither Web Locks nor `randomUUID`."""
+
+    async def anonymous_id(host: str, url: str) -> str:
+        page = await shop.open(context, url.replace("localhost", host))
+        assert await page.evaluate("isSecureContext") is False
+        return str(await page.evaluate("analytics.user().anonymousId()"))
+
+    own, shared = shop.write(cookieDomain=""), shop.write()
+    alone = [await anonymous_id(f"{name}.{site}", own) for name in ("one", "two")]
+    assert alone[0] != alone[1]
+    await context.clear_cookies()
+    ids = [await anonymous_id(f"{name}.{site}", shared) for name in ("three", "four", "three.deep")]
+    assert len(set(ids)) == 1
+    found = {cookie["domain"] for cookie in await context.cookies() if cookie["name"].startswith("mainstem_")}
+    assert found == {f".{site}"}
+
+
+async def test_ids_without_cookies(shop: Shop, context: BrowserContext) -> None:
+    async def anonymous_id(url: str) -> str:
+        page = await shop.open(context, url)
+        found = await page.evaluate("analytics.user().anonymousId()")
+        await page.close()
+        return str(found)
+
+    in_memory = shop.write(ids="memory")
+    assert await anonymous_id(in_memory) != await anonymous_id(in_memory)
+    in_storage = shop.write(ids="storage")
+    assert await anonymous_id(in_storage) == await anonymous_id(in_storage)
+    assert await context.cookies() == []
+
+
+async def test_client_hints_that_are_asked_for(shop: Shop, context: BrowserContext) -> None:
+    page = await shop.open(context, shop.write(clientHints=["platformVersion", "architecture"]))
+    hints = await page.evaluate(
+        "navigator.userAgentData.getHighEntropyValues(['platformVersion', 'architecture'])"
+    )
+    await page.evaluate("send(0, 1)")
+    await shop.expect([0])
+    found = shop.arrived()[0]["context"]["userAgentData"]
+    assert found == hints
+    assert {"platformVersion", "architecture", "brands"} <= found.keys()
+
+
 async def test_every_answer_that_a_server_can_give(shop: Shop, context: BrowserContext) -> None:
     chosen = random.Random(20_261)
     kinds: list[Behaviour | None] = [500, 503, 429, Cut(), Lost(), Lost(), 502, 408, None]
