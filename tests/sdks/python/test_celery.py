@@ -117,21 +117,21 @@ class Worker:
 
     async def send(self, *tasks: tuple[str, list[Any]]) -> None:
         """Hand tasks to the broker, as another program does."""
-        await asyncio.to_thread(
-            subprocess.run,
-            [self.python, "-c", SEND],
-            input=json.dumps(tasks),
-            text=True,
-            env={**os.environ, **self.environment},
-            check=True,
-            timeout=60,
+        sending = await asyncio.create_subprocess_exec(
+            self.python, "-c", SEND, stdin=subprocess.PIPE, env={**os.environ, **self.environment}
         )
+        await sending.communicate(json.dumps(tasks).encode())
+        assert sending.returncode == 0
 
     def returned(self) -> dict[str, int]:
         """The calls that have returned, and in which process."""
         file = self.folder / "returned"
         lines = file.read_text().splitlines() if file.exists() else []
         return {message_id: int(pid) for message_id, pid in (line.split() for line in lines)}
+
+    async def done(self, count: int) -> None:
+        """Wait until so many calls have returned."""
+        await until(f"{count} calls have returned", lambda: len(self.returned()) >= count)
 
     def children(self) -> list[int]:
         """The processes of the pool."""
@@ -156,7 +156,9 @@ class Worker:
         Returns:
             The events as they arrived.
         """
-        store = Client(WRITE_KEY, host=self.product.url, store_dir=self.folder / "store", handle_sigterm=False)
+        store = Client(
+            WRITE_KEY, host=self.product.url, store_dir=self.folder / "store", handle_sigterm=False
+        )
         assert store.status().stored == 0, self.server.log_tail()
         store.close(0.0)
         await self.product.settled("hook")
@@ -213,8 +215,8 @@ async def test_prefork(
     async with worker(tmp_path, python_sdks.celery, redis_server, DURABILITY=durability) as running:
         await running.send(*(("step", [user, 0, steps - 1, 7 if kills else -1]) for user in users))
         if kills:
-            for kill in range(1, 5):
-                await until("some steps are done", lambda so_far=kill * 40: len(running.returned()) >= so_far)
+            for so_far in range(40, 200, 40):
+                await running.done(so_far)
                 os.kill(chosen.choice(running.children()), signal.SIGKILL)
         expected = {f"{user}-{number}" for user in users for number in range(steps)}
         await until("all steps are done", lambda: expected <= running.returned().keys(), timeout_s=120)

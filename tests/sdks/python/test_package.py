@@ -1,8 +1,10 @@
 """The distribution: it builds, works where nothing else is installed, on every Python it names, and is typed."""
 
 import inspect
+import os
 import subprocess
 import sys
+import textwrap
 import tomllib
 import zipfile
 from pathlib import Path
@@ -71,6 +73,43 @@ def test_every_setting_is_in_the_readme_and_in_the_module() -> None:
     assert [name for name in names if f"`{name}`" not in readme] == []
     module_names = {name for name in names if not hasattr(mainstem_analytics, name)}
     assert module_names == {"thread"}
+
+
+def test_the_types_accept_good_calls_and_refuse_bad_ones(tmp_path: Path) -> None:
+    """Of the module as of the client, for whoever checks strictly."""
+    sample = tmp_path / "sample.py"
+    sample.write_text(
+        textwrap.dedent(
+            """
+            from datetime import datetime
+            import mainstem_analytics as analytics
+
+            analytics.write_key = "key"
+            client = analytics.Client("key", durability="call")
+            taken: bool = analytics.track("u", "E", {"n": 1}, timestamp=datetime.now())[0]
+            same: bool = client.track("u", "E", {"n": 1}, timestamp=datetime.now())[0]
+            analytics.identify(user_id=7, traits={"plan": "pro"})
+            waiting: int = analytics.status().stored
+            sent: bool = analytics.flush(timeout=2.0)
+            analytics.track("u", 5)  # type: ignore[arg-type]
+            analytics.track("u", "E", property={})  # type: ignore[call-arg]
+            analytics.flush("soon")  # type: ignore[arg-type]
+            client.track("u", 5)  # type: ignore[arg-type]
+            analytics.Client("key", durability="never")  # type: ignore[arg-type]
+            with analytics.bound({"page": {"path": "/"}}, user_id="u"):
+                analytics.page()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", sample],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_imports_nothing_of_the_server() -> None:

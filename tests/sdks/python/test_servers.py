@@ -123,12 +123,18 @@ class Shop:
         for number in range(count):
             await asyncio.to_thread(self.get, kinds[number % len(kinds)], user, number)
 
+    async def served(self, count: int) -> None:
+        """Wait until so many requests are answered."""
+        await until(f"{count} are served", lambda: len(self.answered) >= count)
+
     async def told_to_end_in_a_request(self) -> None:
         """SIGTERM to the server while a request is being served, which makes its call after that; wait for the end."""
         last = asyncio.create_task(asyncio.to_thread(self.get, "slow", "last", 0))
         await until("the request is being served", (self.folder / "slow").exists)
         os.kill(self.server.pid, signal.SIGTERM)
-        await until("it waits for the request", lambda: "Waiting for connections" in self.server.log.read_text())
+        await until(
+            "it waits for the request", lambda: "Waiting for connections" in self.server.log.read_text()
+        )
         (self.folder / "go on").touch()
         await last
         await until("the server has ended", lambda: not self.server.running)
@@ -136,7 +142,9 @@ class Shop:
 
     async def expect(self, expected: Sequence[str]) -> list[Mapping[str, Any]]:
         """See that nothing is left in the store, and that these have arrived, once; returns them as they did."""
-        store = Client(WRITE_KEY, host=self.product.url, store_dir=self.folder / "store", handle_sigterm=False)
+        store = Client(
+            WRITE_KEY, host=self.product.url, store_dir=self.folder / "store", handle_sigterm=False
+        )
         assert store.status().stored == 0, self.server.log_tail()
         store.close(0.0)
         await self.product.settled("hook")
@@ -185,13 +193,15 @@ async def test_uvicorn_whose_workers_are_killed(python_sdks: PythonSdks, tmp_pat
     async with shop(tmp_path, python_sdks.fastapi, *UVICORN, durability="call") as running:
         users = [f"user-{number}" for number in range(6)]
         visits = [asyncio.create_task(running.visit(user, 40, ["plain", "async"])) for user in users]
-        for kill in range(1, 6):
-            await until("some are served", lambda so_far=kill * 40: len(running.answered) >= so_far)
+        for so_far in range(40, 240, 40):
+            await running.served(so_far)
             os.kill(running.answered[-1], signal.SIGKILL)
         await asyncio.gather(*visits)
         assert len(set(running.answered)) > 5
         await running.told_to_end_in_a_request()
-        found = await running.expect([*(f"{user}-{number}" for user in users for number in range(40)), "last-0"])
+        found = await running.expect(
+            [*(f"{user}-{number}" for user in users for number in range(40)), "last-0"]
+        )
         assert_in_order(found, user=user_of, number=number_of, where="the webhook")
 
 
@@ -200,7 +210,7 @@ async def test_uvicorn_whose_workers_are_killed(python_sdks: PythonSdks, tmp_pat
 async def test_a_server_that_is_told_to_end(
     server: tuple[str, ...], python_sdks: PythonSdks, tmp_path: Path
 ) -> None:
-    """With `durability="batch"`: only what is killed by force may lose something. gunicorn forks after the first call."""
+    """With `durability="batch"`: only a kill by force may lose something. gunicorn forks after the first call."""
     before = {"BEFORE_FORK": "yes"} if server is GUNICORN else {}
     async with shop(tmp_path, python_sdks.fastapi, *server, durability="batch", **before) as running:
         kinds = ["plain", "async", "later"]

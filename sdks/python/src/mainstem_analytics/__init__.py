@@ -12,8 +12,9 @@ attributes of the module, read at the first call; `Client` takes the same argume
 
 from __future__ import annotations
 
+import functools as _functools
 import threading as _threading
-from typing import Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from mainstem_analytics.client import (
     DEFAULT_HOST,
@@ -38,6 +39,13 @@ from mainstem_analytics.errors import (
     StoreFailed,
 )
 from mainstem_analytics.version import VERSION
+
+if TYPE_CHECKING:
+    # Type checkers bring it; at run time nothing is needed.
+    from typing_extensions import Concatenate, ParamSpec, TypeVar
+
+    _P = ParamSpec("_P")
+    _R = TypeVar("_R")
 
 __version__ = VERSION
 __all__ = [
@@ -112,71 +120,6 @@ default_client: Client | None = None
 _making = _threading.Lock()
 
 
-def identify(*args: Any, **kwargs: Any) -> Any:
-    """See Client.identify."""
-    return _default().identify(*args, **kwargs)
-
-
-def track(*args: Any, **kwargs: Any) -> Any:
-    """See Client.track."""
-    return _default().track(*args, **kwargs)
-
-
-def page(*args: Any, **kwargs: Any) -> Any:
-    """See Client.page."""
-    return _default().page(*args, **kwargs)
-
-
-def screen(*args: Any, **kwargs: Any) -> Any:
-    """See Client.screen."""
-    return _default().screen(*args, **kwargs)
-
-
-def group(*args: Any, **kwargs: Any) -> Any:
-    """See Client.group."""
-    return _default().group(*args, **kwargs)
-
-
-def alias(*args: Any, **kwargs: Any) -> Any:
-    """See Client.alias."""
-    return _default().alias(*args, **kwargs)
-
-
-def reset() -> None:
-    """See Client.reset."""
-    _default().reset()
-
-
-def set_consent(*args: Any, **kwargs: Any) -> None:
-    """See Client.set_consent."""
-    _default().set_consent(*args, **kwargs)
-
-
-def flush(*args: Any, **kwargs: Any) -> bool:
-    """See Client.flush."""
-    return _default().flush(*args, **kwargs)
-
-
-def close(*args: Any, **kwargs: Any) -> bool:
-    """See Client.close."""
-    return _default().close(*args, **kwargs)
-
-
-def join() -> None:
-    """See Client.join."""
-    _default().join()
-
-
-def shutdown() -> None:
-    """See Client.shutdown."""
-    _default().shutdown()
-
-
-def status() -> Status:
-    """See Client.status."""
-    return _default().status()
-
-
 def _default() -> Client:
     """The client that the module's settings describe, made at the first call."""
     global default_client
@@ -225,3 +168,28 @@ def _make() -> Client:
         oauth_auth_server=oauth_auth_server,
         oauth_scope=oauth_scope,
     )
+
+
+def _of_the_client(method: Callable[Concatenate[Client, _P], _R]) -> Callable[_P, _R]:
+    """A function of the module that calls the default client: with the method's arguments, types and words."""
+
+    @_functools.wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return method(_default(), *args, **kwargs)
+
+    return call
+
+
+identify = _of_the_client(Client.identify)
+track = _of_the_client(Client.track)
+page = _of_the_client(Client.page)
+screen = _of_the_client(Client.screen)
+group = _of_the_client(Client.group)
+alias = _of_the_client(Client.alias)
+reset = _of_the_client(Client.reset)
+set_consent = _of_the_client(Client.set_consent)
+flush = _of_the_client(Client.flush)
+close = _of_the_client(Client.close)
+join = _of_the_client(Client.join)
+shutdown = _of_the_client(Client.shutdown)
+status = _of_the_client(Client.status)
