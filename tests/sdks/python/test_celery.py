@@ -145,7 +145,7 @@ class Worker:
         os.kill(self.server.pid, signal.SIGTERM)
         await until("it shuts down", lambda: "Warm shutdown" in self.server.log.read_text())
         (self.folder / "go on").touch()
-        await until("the worker has ended", lambda: not self.server.running)
+        await until("the worker has ended", lambda: not self.server.running, timeout_s=120)
 
     async def judge(self, *, unreturned: int = 0) -> list[Mapping[str, Any]]:
         """See that nothing is left in the store, and that every call that returned has arrived, once.
@@ -202,7 +202,7 @@ async def worker(
             yield Worker(product, sink, server, python, folder, environment)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("durability", ["call", "batch"])
 async def test_prefork(
     durability: str, python_sdks: PythonSdks, redis_server: RedisServer, tmp_path: Path
@@ -234,6 +234,7 @@ async def test_prefork(
         )
 
 
+@pytest.mark.timeout(300)
 async def test_a_child_that_is_replaced_sends_what_it_has(
     python_sdks: PythonSdks, redis_server: RedisServer, tmp_path: Path
 ) -> None:

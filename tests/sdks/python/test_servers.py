@@ -137,7 +137,7 @@ class Shop:
         )
         (self.folder / "go on").touch()
         await last
-        await until("the server has ended", lambda: not self.server.running)
+        await until("the server has ended", lambda: not self.server.running, timeout_s=120)
         assert "Traceback" not in self.server.log.read_text(), self.server.log_tail()
 
     async def expect(self, expected: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -188,7 +188,7 @@ GUNICORN = (
 )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_uvicorn_whose_workers_are_killed(python_sdks: PythonSdks, tmp_path: Path) -> None:
     async with shop(tmp_path, python_sdks.fastapi, *UVICORN, durability="call") as running:
         users = [f"user-{number}" for number in range(6)]
@@ -205,7 +205,7 @@ async def test_uvicorn_whose_workers_are_killed(python_sdks: PythonSdks, tmp_pat
         assert_in_order(found, user=user_of, number=number_of, where="the webhook")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("server", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
 async def test_a_server_that_is_told_to_end(
     server: tuple[str, ...], python_sdks: PythonSdks, tmp_path: Path
