@@ -5,6 +5,8 @@ An engine's line is a function from a folder and a namespace to a loader. One th
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from mainstem.warehouse.loader import Loader
@@ -36,3 +38,22 @@ ENGINES: dict[str, Open] = {
     "redshift_on_postgres": databases.open_redshift,
     "snowflake_on_fakesnow": databases.open_snowflake,
 }
+
+_LATE = {
+    "bigquery": "mainstem.warehouse.loaders.bigquery_jobs",
+    "delta": "mainstem.warehouse.loaders.delta_tables",
+    "iceberg": "mainstem.warehouse.loaders.iceberg_tables",
+}
+"""What engines whose names begin so import late. Not chDB, nor Snowflake's driver: they start threads,
+which no fork takes along."""
+_IF_THERE = "pandas"
+"""What Arrow and DuckDB import late, if it is there."""
+
+
+def import_early(engine: str) -> None:
+    """Import what an engine imports when it is opened: before a fork, so that it costs seconds only once."""
+    for beginning, module in _LATE.items():
+        if engine.startswith(beginning):
+            import_module(module)
+    if find_spec(_IF_THERE) is not None:
+        import_module(_IF_THERE)

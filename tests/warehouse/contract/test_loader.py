@@ -1,5 +1,6 @@
 """What every engine must do, by `mainstem.testing.warehouse`: on all of ours. And each is killed."""
 
+import os
 import random
 import signal
 import subprocess
@@ -36,24 +37,28 @@ def _kill(bench: Bench, tmp_path: Path, kills: int) -> None:
     chance = random.Random(7)
     # Some are loaded by those that were killed; the last ones by the one that is let live.
     loads = 12 + kills // 4
-    command = [
-        sys.executable,
-        "-m",
-        "tests.warehouse.contract.killed",
-        bench.engine,
-        str(tmp_path),
-        bench.namespace,
-    ]
-    for _ in range(kills):
-        child = subprocess.Popen([*command, str(loads)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(chance.uniform(0, 0.3))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-    done = subprocess.run([*command, str(loads)], capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.warehouse.contract.killed"),
+            *(bench.engine, str(tmp_path), bench.namespace),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        for kill in range(kills + 1):
+            program.stdin.write(f"{loads}\n")
+            ready, pid = program.stdout.readline().split()
+            assert ready == "ready"
+            if kill < kills:
+                time.sleep(chance.uniform(0, 0.3))
+                os.kill(int(pid), signal.SIGKILL)
+            ended = program.stdout.readline()
+        assert ended == "ended 0\n"
+        program.stdin.close()
     loader = bench.open()
     expected = sorted(str(row["id"]) for number in range(loads) for row in rows_of(number))
     assert ids(loader, bench.namespace, "orders") == expected

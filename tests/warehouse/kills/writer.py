@@ -9,8 +9,6 @@ import asyncio
 import os
 import sys
 import traceback
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from mainstem.stream.open import open_stream
 from mainstem.warehouse.loader import TableFailed
 from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.settings import WarehouseSettings
-from tests.warehouse.contract.engines import ENGINES
+from tests.warehouse.contract.engines import ENGINES, import_early
 from tests.warehouse.kills.steps import Steps
 from tests.warehouse.rig import PARTITIONS, Rig
 
@@ -39,15 +37,6 @@ SPECS = {
     "postgres": "POSTGRES",
 }
 """The engines that run here for real, with their names in the catalog."""
-_IMPORTS = {
-    "delta": "mainstem.warehouse.loaders.delta_tables",
-    "delta_s3": "mainstem.warehouse.loaders.delta_tables",
-    "iceberg": "mainstem.warehouse.loaders.iceberg_tables",
-    "iceberg_s3": "mainstem.warehouse.loaders.iceberg_tables",
-}
-"""What is imported late by itself. Not chDB: it starts threads, which no fork takes along."""
-_IF_THERE = "pandas"
-"""What Arrow and DuckDB import late, if it is there."""
 
 
 class Command(msgspec.Struct, kw_only=True):
@@ -65,9 +54,7 @@ class Command(msgspec.Struct, kw_only=True):
 
 def main() -> None:
     engine, folder, namespace = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    import_module(_IMPORTS.get(engine, "mainstem.warehouse.writer"))
-    if find_spec(_IF_THERE) is not None:
-        import_module(_IF_THERE)
+    import_early(engine)
     _say({"ready": True})
     for line in sys.stdin.buffer:
         command = msgspec.json.decode(line, type=Command)
