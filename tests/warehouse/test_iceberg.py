@@ -11,6 +11,7 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
+from mainstem.iceberg import upkeep
 from mainstem.secret import Secret
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.loader import Done, TableFailed, WarehouseError
@@ -143,7 +144,7 @@ def test_small_files_are_joined(loader: IcebergLoader, tmp_path: Path) -> None:
 def test_a_day_that_changes_meanwhile_is_left(loader: IcebergLoader, tmp_path: Path) -> None:
     for number in range(4):
         loader.load(load_of(number), staged(loader, tmp_path, "orders", EVENT, [row(str(number))]))
-    with patch.object(loader, "_join", side_effect=CommitFailedException("changed")):
+    with patch.object(upkeep, "join", side_effect=CommitFailedException("changed")):
         assert loader.compact("orders").files_after == 4
     assert len(ids(loader, "shop", "orders")) == 4
 

@@ -8,12 +8,13 @@ from uuid import uuid4
 
 import pytest
 
+from mainstem.bulk.folders import folder_name
 from mainstem.destinations.catalog import check_config
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import Done, TableFailed, WarehouseError
 from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.loaders.parquet import AzureConfig, Config, GcsConfig, ParquetLoader, open_loader
-from mainstem.warehouse.place import Folder, folder_name
+from mainstem.warehouse.place import Folder
 from mainstem.warehouse.schema import AddColumns, ColumnType, CreateTable, WidenColumn
 from tests.components.s3 import S3Server
 from tests.warehouse.contract.rows import EVENT, create, ids, load_of, staged, values

@@ -25,6 +25,7 @@ import msgspec
 import xxhash
 
 from mainstem.bulk.errors import PlanBroken
+from mainstem.bulk.folders import sync_folder
 from mainstem.events.stored import StoredEvent
 
 _LENGTH: Final = struct.Struct(">I")
@@ -82,11 +83,7 @@ class Staging:
         os.fsync(self._file.fileno())
         self._file.close()
         self._path.replace(path_of(self._folder, plan_id, self._partition))
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
     def close(self) -> None:
         """Remove it, unless it was sealed."""

@@ -32,6 +32,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
+from mainstem.bulk.folders import sync_folder
 from mainstem.destinations.archive import ArchiveSettings, Config, archive_config
 from mainstem.lake.errors import StoreUnavailable
 
@@ -243,7 +244,7 @@ class LocalStore:
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def _make_durable(self, folder: Path) -> None:
         """Create a folder so that it survives a power cut; once per folder and process.
@@ -260,9 +261,9 @@ class LocalStore:
                 break
             self._durable_folders.add(made)
             if made == self._root:
-                _sync_folder(made.parent)
+                sync_folder(made.parent)
                 break
-            _sync_folder(made.parent)
+            sync_folder(made.parent)
 
     def _sweep(self) -> None:
         """Remove temporary files of processes that died while writing."""
@@ -291,11 +292,3 @@ class LocalStore:
         return sorted(
             path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

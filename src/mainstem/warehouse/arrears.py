@@ -17,8 +17,8 @@ from uuid import uuid4
 import msgspec
 import xxhash
 
+from mainstem.bulk.folders import make_folder, sync_folder
 from mainstem.warehouse.loader import Load
-from mainstem.warehouse.place import make_folder, sync_folder
 from mainstem.warehouse.schema import Columns, ColumnType
 from mainstem.warehouse.staging import TableRows
 

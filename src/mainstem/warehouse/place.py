@@ -8,9 +8,7 @@ tables are files. What every place promises is what `lake.store` promises, and o
   (`If-None-Match: *`, which S3, GCS, Azure and MinIO have; a hard link in a folder).
 """
 
-import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from mainstem.bulk.folders import local_folder, make_folder, sync_folder
 from mainstem.destinations.archive import NO_SECRET
 from mainstem.secret import Secret
 from mainstem.warehouse.loader import WarehouseError
@@ -93,14 +92,6 @@ class Place(Protocol):
         ...
 
 
-def local_folder(url: str, data_dir: Path) -> Path | None:
-    """Return the folder that a setting `url` names, None if it names a bucket."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("", "file"):
-        return None
-    return (data_dir / (parts.path if parts.scheme else url)).resolve()
-
-
 def open_place(settings: PlaceSettings, data_dir: Path, url: str = "") -> Place:
     """Return the place that settings name.
 
@@ -117,14 +108,6 @@ def open_place(settings: PlaceSettings, data_dir: Path, url: str = "") -> Place:
     parts = urlsplit(place)
     with _mapped(f"open {parts.scheme}://{parts.netloc}"):
         return Bucket(_bucket(settings, parts.scheme, parts.netloc, parts.path))
-
-
-def folder_name(name: str) -> str:
-    """Return a table's (or namespace's) folder: its own name where that is plain, else one that is told apart."""
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
-    if plain == name:
-        return name
-    return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 def _bucket(settings: PlaceSettings, scheme: str, name: str, path: str) -> Any:
@@ -288,22 +271,3 @@ class Folder:
     def remove(self, name: str) -> None:
         with _mapped(f"delete {name}"):
             (self._root / name).unlink(missing_ok=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder so that it survives a power cut."""
-    if folder.is_dir():
-        return
-    missing = [folder, *(parent for parent in folder.parents if not parent.is_dir())]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync_folder(made.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's names durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from typing import Any, Final
 import mainstem
 
 _ROOT: Final = Path(mainstem.__file__).parent
+_ROOMS: Final = ("bulk", "iceberg", "lake", "ledger", "warehouse")
 _BY_LINE: Final = {
     "gatherer": {"_make_ahead", "_flush", "_carry_out", "_collect", "_done", "_discard"},
     "staged": {"seal"},
@@ -140,4 +141,4 @@ def _name_of(code: CodeType) -> str:
     except ValueError:
         return ""
     known = code.co_name in _BY_LINE.get(parts[-1], ()) or code.co_name in _BY_ENDS
-    return f"{parts[-1]}.{code.co_qualname}" if known and parts[0] in ("bulk", "warehouse", "ledger") else ""
+    return f"{parts[-1]}.{code.co_qualname}" if known and parts[0] in _ROOMS else ""

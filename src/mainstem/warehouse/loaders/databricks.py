@@ -63,6 +63,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mainstem.bulk.folders import folder_name
 from mainstem.destinations.archive import NO_SECRET
 from mainstem.secret import Secret
 from mainstem.warehouse.destination import destination_of
@@ -78,7 +79,6 @@ from mainstem.warehouse.loader import (
     WarehouseError,
 )
 from mainstem.warehouse.loaders.databricks_api import DatabricksApi, Row, StatementFailed, Value
-from mainstem.warehouse.place import folder_name
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,

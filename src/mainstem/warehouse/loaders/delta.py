@@ -35,12 +35,13 @@ against Databricks, Spark, GCS or Azure.
 from pathlib import Path
 from typing import Final
 
+from mainstem.bulk.folders import local_folder
 from mainstem.destinations.archive import NO_SECRET
 from mainstem.secret import Secret
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, WarehouseError
 from mainstem.warehouse.loaders import databricks
-from mainstem.warehouse.place import PlaceSettings, local_folder, open_place
+from mainstem.warehouse.place import PlaceSettings, open_place
 
 
 class Config(PlaceSettings, frozen=True, kw_only=True, rename="camel"):

@@ -18,6 +18,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
+from mainstem.bulk.folders import folder_name, sync_folder
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.loader import (
     Capabilities,
@@ -29,7 +30,7 @@ from mainstem.warehouse.loader import (
     WarehouseError,
 )
 from mainstem.warehouse.loaders.delta import CAPABILITIES
-from mainstem.warehouse.place import Place, PlaceSettings, folder_name, sync_folder
+from mainstem.warehouse.place import Place, PlaceSettings
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,

@@ -99,12 +99,13 @@ CAPABILITIES: Final = Capabilities(
 def open_loader(config: Config, namespace: str, data_dir: Path) -> Loader:
     """Open the catalog."""
     try:
-        from mainstem.warehouse.loaders.iceberg_tables import IcebergLoader, open_catalog
+        from mainstem.iceberg.catalog import open_catalog
+        from mainstem.warehouse.loaders.iceberg_tables import IcebergLoader
     except ImportError as error:
         raise WarehouseError(
             f"Iceberg needs pyiceberg ({error.name} is missing): pip install 'mainstem[iceberg]'"
         ) from error
-    catalog, location = open_catalog(config, data_dir)
+    catalog, location = open_catalog(config, data_dir, WarehouseError)
     return IcebergLoader(catalog, namespace, location=location, dedupe_days=config.dedupe_days)
 
 

@@ -49,6 +49,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mainstem.bulk.folders import folder_name, local_folder
 from mainstem.destinations.archive import NO_SECRET
 from mainstem.secret import Secret
 from mainstem.warehouse import lake_tables
@@ -63,7 +64,7 @@ from mainstem.warehouse.loader import (
     TableFailed,
     WarehouseError,
 )
-from mainstem.warehouse.place import Place, PlaceSettings, folder_name, local_folder, open_place
+from mainstem.warehouse.place import Place, PlaceSettings, open_place
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,
