@@ -14,7 +14,7 @@ from mainstem.clock import FixedClock
 from mainstem.destinations.archive import Config
 from mainstem.events.stored import StoredEvent, decode_stored
 from mainstem.lake.errors import StoreUnavailable
-from mainstem.lake.reader import ArchiveReader
+from mainstem.lake.reader import ArchiveReader, events_of
 from mainstem.stream.base import Record
 from mainstem.transformations.base import SandboxUnavailable
 from tests.lake.rig import START_MS, Rig, append, as_it_was, changed, event, local
@@ -51,7 +51,7 @@ async def test_a_plan_is_carried_out_as_the_code_was_when_it_was_made(tmp_path: 
     assert staged_files(spool)
     await (await rig.assigned()).flush_now()
     reader = ArchiveReader(rig.store)
-    found = [item async for item in reader.events()]
+    found = [item async for item in events_of(reader)]
     assert next(calls) == planned + 1  # nobody asked the code again
     by_place: dict[tuple[int, int], list[StoredEvent]] = defaultdict(list)
     for item in found:

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import msgspec
 
 from mainstem.bulk.gatherer import Gatherer
 from mainstem.bulk.plan import Judge, Verdict
+from mainstem.bulk.writer import Writer
 from mainstem.clock import Clock, FixedClock
+from mainstem.destinations import iceberg_archive
 from mainstem.destinations.archive import Config
 from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
 from mainstem.lake.archive_writer import ArchiveWriter
+from mainstem.lake.iceberg_writer import IcebergWriter
 from mainstem.lake.line import ArchivedEvent
-from mainstem.lake.reader import ArchiveReader
+from mainstem.lake.open import open_archive
+from mainstem.lake.reader import Archive, ArchiveReader, events_of
 from mainstem.lake.store import LocalStore, Store
 from mainstem.ledger.base import CountKey, Ledger
 from mainstem.ledger.memory import MemoryLedger
@@ -137,12 +142,46 @@ async def stepped(gatherer: Gatherer) -> bool:
     return more
 
 
+class IcebergPlace(msgspec.Struct, frozen=True):
+    """Where an archive's table is, as `Store` is where files are."""
+
+    data_dir: Path
+    settings: iceberg_archive.Config = iceberg_archive.Config()
+
+    def config(self, like: Config) -> iceberg_archive.Config:
+        """The settings, with the limits of an archive of files."""
+        return msgspec.structs.replace(
+            self.settings,
+            max_events=like.max_events,
+            max_bytes=like.max_bytes,
+            max_age_s=like.max_age_s,
+            include_rejected=like.include_rejected,
+        )
+
+
+Place = Store | IcebergPlace
+
+
+def opened(place: Place, prefix: str = "") -> Archive:
+    """The archive in a place, to be read."""
+    if isinstance(place, IcebergPlace):
+        return open_archive(place.settings, place.data_dir)
+    return ArchiveReader(place, prefix)
+
+
+def written(place: Place, config: Config, clock: Clock, spool: Path | None) -> Writer:
+    """The archive in a place, to be written."""
+    if isinstance(place, IcebergPlace):
+        return IcebergWriter(place.config(config), place.data_dir, clock, spool)
+    return ArchiveWriter(config, place, spool)
+
+
 class Rig:
     """A log, a ledger, a store; archivers come and go."""
 
     def __init__(
         self,
-        store: Store,
+        store: Place,
         *,
         spool: Path | None = None,
         ledger: Ledger | None = None,
@@ -152,7 +191,7 @@ class Rig:
         evaluate: Evaluate = keep_all,
         instead: Instead = as_it_was,
     ) -> None:
-        self.store = store
+        self.place = store
         self.clock = clock or FixedClock(START_MS)
         self.stream: Stream = stream or MemoryStream(partitions=PARTITIONS)
         self.ledger: Ledger = ledger or MemoryLedger()
@@ -161,13 +200,18 @@ class Rig:
         self.instead = instead
         self.spool = spool
 
+    @property
+    def store(self) -> Store:
+        """The place, where it is one of files."""
+        assert not isinstance(self.place, IcebergPlace)
+        return self.place
+
     def archiver(self, **changed: Any) -> Gatherer:
+        place, config = changed.pop("store", self.place), changed.pop("config", self.config)
         parts: dict[str, Any] = {
             "cursor": CURSOR,
             "destination": CURSOR,
-            "writer": ArchiveWriter(
-                changed.pop("config", self.config), changed.pop("store", self.store), self.spool
-            ),
+            "writer": written(place, config, self.clock, self.spool),
             "stream": self.stream,
             "ledger": self.ledger,
             "clock": self.clock,
@@ -194,8 +238,8 @@ class Rig:
         for rejected in (False, True):
             found: list[ArchivedEvent] = []
             for prefix in prefixes:
-                reader = ArchiveReader(self.store, prefix)
-                found += [item async for item in reader.events(rejected=rejected)]
+                with closing(opened(self.place, prefix)) as reader:
+                    found += [item async for item in events_of(reader, rejected=rejected)]
             expected = {
                 (record.partition, record.offset): list(
                     self.instead(record) or (decode_stored(record.value),)

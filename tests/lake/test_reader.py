@@ -1,18 +1,33 @@
 import gzip
 import io
 from pathlib import Path
+from typing import Literal
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mainstem.destinations import iceberg_archive
 from mainstem.destinations.archive import Config, Format
 from mainstem.events.stored import StoredEvent
 from mainstem.lake.errors import ArchiveDamaged
+from mainstem.lake.layout import HOUR_MS, parse_name
 from mainstem.lake.line import LineEncoder, decode_line
-from mainstem.lake.reader import ArchiveReader
-from mainstem.lake.store import Store, open_store
-from tests.lake.rig import START_MS, Rig, append, assert_order, event, local, names
+from mainstem.lake.reader import Archive, events_of
+from mainstem.lake.store import open_store
+from tests.lake.rig import (
+    START_MS,
+    IcebergPlace,
+    Place,
+    Rig,
+    append,
+    assert_order,
+    event,
+    local,
+    names,
+    opened,
+)
 
 text = st.text(max_size=12)
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -67,46 +82,74 @@ def test_a_line_is_the_event(stored: StoredEvent, partition: int, offset: int, s
     assert (back.partition, back.offset, back.sequence) == (partition, offset, sequence)
 
 
-@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet", "rows"])
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(stored_events(), min_size=1, max_size=12))
 async def test_what_is_archived_is_what_is_read(
-    tmp_path: Path, file_format: Format, events: list[StoredEvent]
+    tmp_path: Path, file_format: Format | Literal["rows"], events: list[StoredEvent]
 ) -> None:
-    store = open_store(Config(url="memory:"), tmp_path)
-    rig = Rig(store, config=Config(formats=(file_format,)))
+    if file_format == "rows":
+        table = iceberg_archive.Config(table=f"events-{uuid4().hex}")
+        rig = Rig(IcebergPlace(tmp_path, table))
+    else:
+        rig = Rig(open_store(Config(url="memory:"), tmp_path), config=Config(formats=(file_format,)))
     await append(rig.stream, events)
     await (await rig.assigned()).flush_now()
     await rig.assert_exactly_once()
 
 
-async def _archive(store: Store, config: Config | None = None) -> ArchiveReader:
-    rig = Rig(store, config=config)
+async def _archive(place: Place, config: Config | None = None) -> Archive:
+    rig = Rig(place, config=config)
     for start in range(0, 100, 20):
         await append(rig.stream, [event(number) for number in range(start, start + 20)])
         await (await rig.assigned()).flush_now()
-    return ArchiveReader(store)
+    return opened(place)
 
 
-async def test_by_source_and_time_in_order(store: Store) -> None:
-    reader = await _archive(store)
+async def test_by_source_and_time_in_order(place: Place) -> None:
+    reader = await _archive(place)
     assert await reader.sources() == ["app/1", "web"]
     assert await reader.sources(rejected=True) == ["app/1"]
     from_ms, to_ms = START_MS + 25 * 600_000, START_MS + 80 * 600_000
-    found = [item async for item in reader.events(from_ms=from_ms, to_ms=to_ms, sources=["web"])]
+    found = [item async for item in events_of(reader, from_ms=from_ms, to_ms=to_ms, sources=["web"])]
     assert {item.event.message_id for item in found} == {f"m{number}" for number in range(26, 80, 2)}
     assert_order(found)
     hours = [item.event.received_at_ms // 3_600_000 for item in found]
     assert hours == sorted(hours)
-    assert [item async for item in reader.events(from_ms=to_ms, to_ms=from_ms)] == []
-    assert [item async for item in reader.events(sources=["nobody"])] == []
-    days = [item async for item in reader.events(from_ms=START_MS + 86_400_000)]
+    assert [item async for item in events_of(reader, from_ms=to_ms, to_ms=from_ms)] == []
+    assert [item async for item in events_of(reader, sources=["nobody"])] == []
+    days = [item async for item in events_of(reader, from_ms=START_MS + 86_400_000)]
     assert days == []
+    reader.close()
+
+
+async def test_files_are_what_one_flush_wrote_of_a_source_and_hour(near: Place) -> None:
+    reader = await _archive(near)
+    files = [item async for item in reader.files()]
+    assert len({item.name for item in files}) == len(files)
+    for file in files:
+        assert parse_name(file.name) == file
+        held = [item.event async for item in reader.read(file.name)]
+        assert {(one.source_id, one.received_at_ms // HOUR_MS) for one in held} == {
+            (file.source_id, file.hour)
+        }
+    assert sorted(
+        [item.event.message_id for file in files async for item in reader.read(file.name)]
+    ) == sorted(f"m{number}" for number in range(100) if number % 10 != 9)
+    # In any order, and again.
+    backwards = 0
+    for file in reversed(files):
+        backwards += len([item async for item in reader.read(file.name)])
+    assert backwards == 90
+    for name in ("notes.txt", files[0].name.rpartition(".")[0] + ".other"):
+        with pytest.raises(ArchiveDamaged, match="no such files"):
+            _ = [item async for item in reader.read(name)]
+    reader.close()
 
 
 async def test_both_formats_are_read_once(tmp_path: Path) -> None:
     reader = await _archive(local(tmp_path), Config(formats=("parquet", "jsonl")))
-    found = [item async for item in reader.events()]
+    found = [item async for item in events_of(reader)]
     assert len(found) == 90
     assert {name.format for name in [name async for name in reader.files()]} == {"jsonl"}
 
@@ -124,14 +167,14 @@ async def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     await store.put(
         "source=web/date=2026-11-23/hour=99/000000000001-0123456789abcdef.jsonl.gz", io.BytesIO(b"?")
     )
-    assert len([item async for item in reader.events()]) == 90
+    assert len([item async for item in events_of(reader)]) == 90
 
 
 async def test_files_added_meanwhile(tmp_path: Path) -> None:
     store = local(tmp_path)
     reader = await _archive(store)
     source = (await names(store))[-1]
-    events = reader.events()
+    events = events_of(reader)
     first = await anext(events)
     content = await store.get(source)
     later = source.replace("date=2026-11-23", "date=2026-11-25").replace("date=2026-11-24", "date=2026-11-25")
@@ -158,5 +201,5 @@ async def test_a_damaged_file_is_named(tmp_path: Path, file_format: Format, dama
     if damage == "flipped" and file_format == "parquet":
         return  # Parquet pages carry no checksum unless asked for; nothing to promise
     with pytest.raises(ArchiveDamaged, match=name.name) as caught:
-        _ = [item async for item in reader.events()]
+        _ = [item async for item in events_of(reader)]
     assert caught.value.name == name.name

@@ -21,7 +21,7 @@ from mainstem.secret import Secret
 
 NO_SECRET: Final = Secret("")
 Format = Literal["jsonl", "parquet"]
-_ALL_TYPES: Final = frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"})
+ALL_TYPES: Final = frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"})
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -186,7 +186,7 @@ def _with_scheme(end_point: str, scheme: str) -> str:
 
 def _spec(name: str, title: str, config: type[msgspec.Struct], doc_url: str) -> DestinationSpec:
     return DestinationSpec(
-        name=name, title=title, kind="files", config=config, message_types=_ALL_TYPES, doc_url=doc_url
+        name=name, title=title, kind="files", config=config, message_types=ALL_TYPES, doc_url=doc_url
     )
 
 

@@ -54,6 +54,7 @@ _OURS: Final = {
     "HS": "mainstem.destinations.hs:SPEC",
     "HTTP": "mainstem.destinations.http:SPEC",
     "ICEBERG": "mainstem.warehouse.loaders.iceberg:DESTINATION",
+    "ICEBERG_ARCHIVE": "mainstem.destinations.iceberg_archive:SPEC",
     "INDICATIVE": "mainstem.destinations.indicative:SPEC",
     "INTERCOM": "mainstem.destinations.intercom:SPEC",
     "ITERABLE": "mainstem.destinations.iterable:SPEC",

@@ -33,6 +33,8 @@ class Compacted(msgspec.Struct, frozen=True):
     files_after: int
     snapshots_expired: int
     files_removed: int
+    more: bool = False
+    """There is more to join: `all_bytes` was reached."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +67,10 @@ def compact(load: Callable[[], Table], wanted: Wanted) -> Compacted:
     """
     before = len(_tasks(load()))
     joined = 0
+    more = False
     for group in _small_files(load(), wanted):
         if wanted.all_bytes is not None and joined >= wanted.all_bytes:
+            more = True
             break
         joined += sum(task.file.file_size_in_bytes for task in group)
         try:
@@ -74,7 +78,7 @@ def compact(load: Callable[[], Table], wanted: Wanted) -> Compacted:
         except CONFLICTS:
             continue
     expired, removed = _expire_between(load, wanted)
-    return Compacted(before, len(_tasks(load())), expired, removed)
+    return Compacted(before, len(_tasks(load())), expired, removed, more)
 
 
 def _tasks(found: Table) -> list[FileScanTask]:

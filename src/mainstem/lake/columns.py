@@ -1,8 +1,8 @@
-"""Parquet: the stamps and the common fields as columns, the client's JSON as a string.
+"""Columns: the stamps and the common fields as columns, the client's JSON as a string.
 
 The columns are those of a line (`line.py`) in snake case, plus `event`, `user_id` and `anonymous_id` from the
-event, for queries. The source id is also a column, so that a file means the same outside its folder. pyarrow
-is imported only here.
+event, for queries. The source id is also a column, so that a file means the same outside its folder. The rows of an
+archive in Iceberg are these, too (`iceberg_table`).
 """
 
 from collections.abc import Sequence
@@ -66,19 +66,22 @@ def _common(raw: bytes) -> _Common:
         return _Common()  # a rejected event may be anything
 
 
-class ColumnWriter:
-    """Writes one Parquet file, a row group at a time."""
+class Columns:
+    """Rows of events, gathered column by column."""
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._writer = pq.ParquetWriter(
-            out,
-            SCHEMA,
-            compression="zstd",
-            use_dictionary=cast("bool", _DICTIONARY),  # the stubs know of all columns or none only
-        )
-        self._columns: list[list[Any]] = [[] for _ in SCHEMA]
+    def __init__(self, schema: pa.Schema = SCHEMA) -> None:
+        """
+        Args:
+            schema: `SCHEMA`, or with more columns after it.
+        """
+        self._schema = schema
+        self._columns: list[list[Any]] = [[] for _ in schema]
 
-    def add(self, event: StoredEvent, partition: int, offset: int, sequence: int) -> None:
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def add(self, event: StoredEvent, partition: int, offset: int, sequence: int, *more: Any) -> None:
+        """Add an event, with the values of what columns there are after `SCHEMA`."""
         common = _common(event.raw)
         name = common.event if event.type == "track" else common.name
         try:
@@ -108,18 +111,40 @@ class ColumnWriter:
             event.batch_context.decode() or None,
             raw,
             raw_bytes,
+            *more,
         )
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)
 
-    def end_row_group(self) -> None:
-        """Write what was added."""
-        if not self._columns[0]:
-            return
-        arrays = [pa.array(values, field.type) for values, field in zip(self._columns, SCHEMA, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+    def take(self) -> pa.RecordBatch:
+        """Return what was added, and begin anew."""
+        arrays = [
+            pa.array(values, field.type) for values, field in zip(self._columns, self._schema, strict=True)
+        ]
         for column in self._columns:
             column.clear()
+        return pa.record_batch(arrays, schema=self._schema)
+
+
+class ColumnWriter:
+    """Writes one Parquet file, a row group at a time."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._writer = pq.ParquetWriter(
+            out,
+            SCHEMA,
+            compression="zstd",
+            use_dictionary=cast("bool", _DICTIONARY),  # the stubs know of all columns or none only
+        )
+        self._columns = Columns()
+
+    def add(self, event: StoredEvent, partition: int, offset: int, sequence: int) -> None:
+        self._columns.add(event, partition, offset, sequence)
+
+    def end_row_group(self) -> None:
+        """Write what was added."""
+        if self._columns:
+            self._writer.write_batch(self._columns.take())
 
     def close(self) -> None:
         self.end_row_group()
@@ -132,8 +157,12 @@ def read_columns(content: bytes) -> Sequence[ArchivedEvent]:
     Raises:
         ValueError: the bytes are not such a file (pyarrow's errors are ValueErrors, or OSErrors).
     """
-    rows = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-    received: list[Any] = rows.column("received_at").cast(pa.int64()).to_pylist()
+    return events_of(pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False))
+
+
+def events_of(rows: pa.Table) -> Sequence[ArchivedEvent]:
+    """Return the events of rows with the columns of `SCHEMA`, in their order."""
+    received: list[Any] = rows.column("received_at").cast(_FIELDS[0].type).cast(pa.int64()).to_pylist()
     columns: dict[str, list[Any]] = {
         name: rows.column(name).to_pylist() for name in SCHEMA.names if name != "received_at"
     }

@@ -7,7 +7,7 @@ archive: where two files hold events of the same partition, those of the smaller
 
 import re
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -15,6 +15,10 @@ import msgspec
 from mainstem.destinations.archive import Format
 
 HOUR_MS: Final = 3_600_000
+FOREVER_MS: Final = 253_402_300_800_000
+"""The end of the year 9999."""
+ROWS: Final = ".rows"
+"""Ends the name of what is no file but rows of a table: those of one plan, source and hour (`iceberg_table`)."""
 SUFFIXES: Final[dict[Format, str]] = {"jsonl": ".jsonl.gz", "parquet": ".parquet"}
 _REJECTED: Final = "rejected"
 
@@ -37,7 +41,11 @@ class FileName(msgspec.Struct, frozen=True):
     sequence: int
     stem: str
     """The name without its format: the same events in another format have the same stem."""
-    format: Format
+    format: Format | Literal["rows"]
+
+    @property
+    def plan_id(self) -> str:
+        return self.stem.rpartition("-")[2]
 
 
 def area(prefix: str, *, rejected: bool) -> str:
@@ -84,8 +92,14 @@ def stem_of(prefix: str, key: FileKey, sequence: int, plan_id: str) -> str:
 
 _NAME: Final = re.compile(
     r"(?P<stem>(?:.*/)?source=(?P<source>[^/]+)/date=(?P<date>\d{4}-\d\d-\d\d)/hour=(?P<hour>\d\d)/"
-    r"(?P<sequence>\d{12,})-[0-9a-f]{16,})(?P<suffix>\.jsonl\.gz|\.parquet)"
+    r"(?P<sequence>\d{12,})-[0-9a-f]{16,})(?P<suffix>\.jsonl\.gz|\.parquet|\.rows)"
 )
+
+
+_FORMATS: Final[dict[str, Format | Literal["rows"]]] = {
+    **{suffix: name for name, suffix in SUFFIXES.items()},
+    ROWS: "rows",
+}
 
 
 def parse_name(name: str) -> FileName | None:
@@ -103,5 +117,5 @@ def parse_name(name: str) -> FileName | None:
         hour=int(at.timestamp()) // 3600,
         sequence=int(found["sequence"]),
         stem=found["stem"],
-        format="jsonl" if found["suffix"] == ".jsonl.gz" else "parquet",
+        format=_FORMATS[found["suffix"]],
     )

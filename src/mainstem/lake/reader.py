@@ -1,4 +1,4 @@
-"""Reading the archive back: for replay, for people.
+"""Reading an archive back: for replay, for people. Here in files; in a table by `iceberg_reader`.
 
 store -> **reader** -> replay. Events come by hour of receivedAt, within it by file sequence, within a file by
 partition and offset: so those of one partition, and with them those of one user, come in the order of the
@@ -13,12 +13,13 @@ import zlib
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from datetime import date, timedelta
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from mainstem.lake.errors import ArchiveDamaged
 from mainstem.lake.layout import (
+    FOREVER_MS,
     HOUR_MS,
     FileName,
     area,
@@ -33,19 +34,80 @@ from mainstem.lake.line import ArchivedEvent, decode_line
 from mainstem.lake.store import Store
 
 _LINES: Final = 500
-_FOREVER_MS: Final = 253_402_300_800_000
-"""The end of the year 9999."""
+
+
+class Archive(Protocol):
+    """One archive, to be read. It is made of files: of what one plan wrote of one source and hour."""
+
+    async def sources(self, *, rejected: bool = False) -> Sequence[str]:
+        """Return the ids of the sources that have events."""
+        ...
+
+    def files(
+        self,
+        *,
+        from_ms: int = 0,
+        to_ms: int = FOREVER_MS,
+        sources: Collection[str] = (),
+        rejected: bool = False,
+    ) -> AsyncIterator[FileName]:
+        """Yield the files with events of `[from_ms, to_ms)` by receivedAt, in order, each event in one of them. A
+        file does not change once it is there, and keeps its name.
+
+        Args:
+            sources: only these; empty = all.
+            rejected: the events that the gateway rejected, instead of the accepted ones.
+
+        Raises:
+            StoreUnavailable: the store failed.
+        """
+        ...
+
+    def read(self, name: str) -> AsyncIterator[ArchivedEvent]:
+        """Yield the events of one file. To read them in the order of `files` is cheapest.
+
+        Raises:
+            ArchiveDamaged: the file is not what was written.
+            StoreUnavailable: the store failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+async def events_of(
+    archive: Archive,
+    *,
+    from_ms: int = 0,
+    to_ms: int = FOREVER_MS,
+    sources: Collection[str] = (),
+    rejected: bool = False,
+) -> AsyncIterator[ArchivedEvent]:
+    """Yield the events of `[from_ms, to_ms)` by receivedAt, in order.
+
+    Raises:
+        ArchiveDamaged: a file is not what was written; what came before it was right.
+        StoreUnavailable: the store failed.
+    """
+    async for name in archive.files(from_ms=from_ms, to_ms=to_ms, sources=sources, rejected=rejected):
+        async for event in archive.read(name.name):
+            if from_ms <= event.event.received_at_ms < to_ms:
+                yield event
 
 
 class ArchiveReader:
-    """Reads one archive."""
+    """Reads an archive of files. See `Archive`."""
 
     def __init__(self, store: Store, prefix: str = "") -> None:
         self._store = store
         self._prefix = prefix
 
+    def close(self) -> None:
+        return
+
     async def sources(self, *, rejected: bool = False) -> Sequence[str]:
-        """Return the ids of the sources that have events."""
         folders = await self._store.folders(area(self._prefix, rejected=rejected))
         return sorted(source for folder in folders if (source := source_of(folder)) is not None)
 
@@ -53,16 +115,10 @@ class ArchiveReader:
         self,
         *,
         from_ms: int = 0,
-        to_ms: int = _FOREVER_MS,
+        to_ms: int = FOREVER_MS,
         sources: Collection[str] = (),
         rejected: bool = False,
     ) -> AsyncIterator[FileName]:
-        """Yield the files with events of `[from_ms, to_ms)` by receivedAt, in order, each event in one of them.
-
-        Args:
-            sources: only these; empty = all.
-            rejected: the events that the gateway rejected, instead of the accepted ones.
-        """
         if from_ms >= to_ms:
             return
         root = area(self._prefix, rejected=rejected)
@@ -95,33 +151,12 @@ class ArchiveReader:
         days = [date_of(name) for folder in folders for name in await self._store.folders(folder)]
         return min((found for found in days if found is not None and found > day), default=None)
 
-    async def events(
-        self,
-        *,
-        from_ms: int = 0,
-        to_ms: int = _FOREVER_MS,
-        sources: Collection[str] = (),
-        rejected: bool = False,
-    ) -> AsyncIterator[ArchivedEvent]:
-        """Yield the events of `[from_ms, to_ms)` by receivedAt, in order.
-
-        Raises:
-            ArchiveDamaged: a file is not what was written; what came before it was right.
-            StoreUnavailable: the store failed.
-        """
-        async for name in self.files(from_ms=from_ms, to_ms=to_ms, sources=sources, rejected=rejected):
-            async for event in self.read(name):
-                if from_ms <= event.event.received_at_ms < to_ms:
-                    yield event
-
-    async def read(self, name: FileName) -> AsyncIterator[ArchivedEvent]:
-        """Yield the events of one file.
-
-        Raises:
-            ArchiveDamaged: the file is not what was written.
-        """
-        content = await self._store.get(name.name)
-        events = _lines(name.name, content) if name.format == "jsonl" else _rows(name.name, content)
+    async def read(self, name: str) -> AsyncIterator[ArchivedEvent]:
+        file = parse_name(name)
+        if file is None or file.format == "rows":
+            raise ArchiveDamaged(name, "this archive has no such files")
+        content = await self._store.get(name)
+        events = _lines(name, content) if file.format == "jsonl" else _rows(name, content)
         while batch := await asyncio.to_thread(_take, events):
             for event in batch:
                 yield event

@@ -14,12 +14,10 @@ import msgspec
 from mainstem.bulk.gatherer import Gatherer
 from mainstem.bulk.plan import Verdict
 from mainstem.bulk.writer import Writer
-from mainstem.destinations.archive import archive_config
 from mainstem.destinations.kit.body import json_bytes
 from mainstem.events.canonical import Event
 from mainstem.events.stored import StoredEvent
-from mainstem.lake.archive_writer import ArchiveWriter
-from mainstem.lake.store import open_store
+from mainstem.lake.open import addresses, open_writer
 from mainstem.ledger.base import HOUR_MS, CountKey, Position
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.judge import judge_by
@@ -123,14 +121,13 @@ def open_archive_flow(plan: DestinationPlan, around: Surroundings) -> BatchFlow:
     """Return the flow of an archive.
 
     Raises:
-        FlowRefused: its endpoint is an address that is not allowed.
+        FlowRefused: an address of its settings is not allowed.
     """
     config = plan.destination.config
-    endpoint = archive_config(config).endpoint
-    refusal = around.guard.check_url(endpoint) if endpoint else None
-    if refusal:
-        raise FlowRefused(f"destination {plan.destination.id}: endpoint {endpoint}: {refusal}")
-    writer = ArchiveWriter(config, open_store(config, around.data_dir), spool_of(around.data_dir))
+    for url in addresses(config):
+        if refusal := around.guard.check_url(url):
+            raise FlowRefused(f"destination {plan.destination.id}: {url}: {refusal}")
+    writer = open_writer(config, around.data_dir, around.clock, spool_of(around.data_dir))
     return BatchFlow(plan, around, writer)
 
 

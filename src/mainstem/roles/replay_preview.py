@@ -1,20 +1,20 @@
 """What a replay would send, before anything is sent: counts, reasons and samples, by the very same rules."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import Any, Final
 
 import msgspec
 
 from mainstem.clock import Clock, iso_from_ms
-from mainstem.destinations.archive import archive_config
 from mainstem.destinations.catalog import find_spec
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import Event
 from mainstem.events.stored import encode_stored
-from mainstem.lake.reader import ArchiveReader
-from mainstem.lake.store import open_store
+from mainstem.lake.open import open_archive
+from mainstem.lake.reader import events_of
 from mainstem.ledger.base import Replay
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.explain import explain_one
@@ -156,10 +156,9 @@ async def _from_archive(
         raise SettingsError(
             f"--from-archive {replay.archive_destination_id}: not an archive of the workspace"
         )
-    reader = ArchiveReader(
-        open_store(archive.config, settings.data_path), archive_config(archive.config).prefix
-    )
-    number = 0
-    async for archived in reader.events(from_ms=replay.from_ms, to_ms=replay.to_ms):
-        number += 1
-        yield decoder.decode(0, number, number, encode_stored(archived.event))[1]
+    reader = await asyncio.to_thread(open_archive, archive.config, settings.data_path)
+    with closing(reader):
+        number = 0
+        async for archived in events_of(reader, from_ms=replay.from_ms, to_ms=replay.to_ms):
+            number += 1
+            yield decoder.decode(0, number, number, encode_stored(archived.event))[1]

@@ -15,14 +15,12 @@ from typing import Final, Protocol
 import msgspec
 
 from mainstem.delivery.sender import Sender
-from mainstem.destinations.archive import archive_config
 from mainstem.destinations.base import StreamSink
 from mainstem.errors import MainstemError
 from mainstem.events.canonical import Event
 from mainstem.events.stored import encode_stored
-from mainstem.lake.layout import parse_name
-from mainstem.lake.reader import ArchiveReader
-from mainstem.lake.store import open_store
+from mainstem.lake.open import open_archive
+from mainstem.lake.reader import Archive
 from mainstem.ledger.base import Ledger, LedgerError, Position, Replay
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.judge import Narrow, judge_by
@@ -340,7 +338,7 @@ class _ArchiveLane:
     def __init__(
         self,
         replay: Replay,
-        reader: ArchiveReader,
+        reader: Archive,
         around: Surroundings,
         rules: Rules,
         sender: Sender,
@@ -372,12 +370,15 @@ class _ArchiveLane:
         *,
         reading: bool,
     ) -> "_ArchiveLane":
-        config = archive_config(archive.config)
-        reader = ArchiveReader(open_store(archive.config, Path(around.data_dir)), config.prefix)
-        if not replay.files:
-            found = [name.name async for name in reader.files(from_ms=replay.from_ms, to_ms=replay.to_ms)]
-            replay = msgspec.structs.replace(replay, files=tuple(found))
-            await around.ledger.put_replay(replay)
+        reader = await asyncio.to_thread(open_archive, archive.config, Path(around.data_dir))
+        try:
+            if not replay.files:
+                found = [name.name async for name in reader.files(from_ms=replay.from_ms, to_ms=replay.to_ms)]
+                replay = msgspec.structs.replace(replay, files=tuple(found))
+                await around.ledger.put_replay(replay)
+        except BaseException:
+            reader.close()
+            raise
         return cls(replay, reader, around, rules, sender, sink, reading=reading)
 
     async def assign(self, partitions: frozenset[int]) -> None:
@@ -391,6 +392,7 @@ class _ArchiveLane:
 
     async def drain(self, timeout_s: float) -> None:
         await self._stop_reading()
+        self._reader.close()
         await self._sender.drain(timeout_s)
         if self._sink is not None:
             await self._sink.close()
@@ -423,10 +425,8 @@ class _ArchiveLane:
         if self.reopened:
             return
         sequence = 0
-        for place, file in enumerate(files):
+        for place, name in enumerate(files):
             line = 0
-            name = parse_name(file)
-            assert name is not None  # noqa: S101 - the reader gave it
             batch: list[tuple[Event, bytes]] = []
             async for archived in self._reader.read(name):
                 sequence += 1

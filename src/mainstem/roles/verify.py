@@ -34,7 +34,7 @@ from mainstem.destinations.kit.dialogue import answer_of
 from mainstem.destinations.render import Redactor, cut, described, secrets_in
 from mainstem.errors import MainstemError, SettingsError
 from mainstem.events.canonical import Event, id_text
-from mainstem.lake.store import open_store
+from mainstem.lake.open import check_archive
 from mainstem.pipeline.errors import PlanInvalid
 from mainstem.pipeline.outcome import Dead, Filtered, Refused, Send
 from mainstem.pipeline.plan import Way, compile_plan
@@ -155,9 +155,10 @@ class _Visit:
         self, stack: AsyncExitStack, message: Mapping[str, Any] | None, *, send: bool
     ) -> AsyncIterator[Step]:
         if self._spec.kind == "files":
-            store = open_store(self._destination.config, self._settings.data_path)
-            await store.check()
-            yield Step("ok", "store", f"{store.location} can be written")
+            place = await check_archive(
+                self._destination.config, self._settings.data_path, self._clock.now_ms()
+            )
+            yield Step("ok", "store", f"{place} can be written")
             return
         tokens = None
         try:

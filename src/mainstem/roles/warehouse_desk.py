@@ -7,20 +7,18 @@ import asyncio
 import hashlib
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from mainstem.clock import Clock
-from mainstem.destinations.archive import archive_config
 from mainstem.destinations.catalog import find_spec
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import Event
 from mainstem.events.stored import encode_stored
-from mainstem.lake.reader import ArchiveReader
-from mainstem.lake.store import open_store
+from mainstem.lake.open import open_archive
 from mainstem.ledger.base import Ledger
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.judge import Judge, judge_by
@@ -307,35 +305,35 @@ class Desk:
         spec = find_spec(archive.type) if archive is not None else None
         if archive is None or spec is None or spec.kind != "files":
             raise SettingsError(f"--archive {archive_id}: not an archive of the workspace")
-        store = open_store(archive.config, self._settings.data_path)
-        reader = ArchiveReader(store, archive_config(archive.config).prefix)
+        reader = await asyncio.to_thread(open_archive, archive.config, self._settings.data_path)
         folder = folder_of(self._settings.data_path, destination.id) / "backfill"
         judge = self._judge_of(tables.plan)
         events = rows = number = 0
         wanted = table.lower()
-        names = [name async for name in reader.files(from_ms=from_ms, to_ms=to_ms)]
-        for done, name in enumerate(names, 1):
-            gathered: dict[tuple[str, str], TableRows] = {}
-            await asyncio.to_thread(_fresh, folder)
-            batch: list[Event] = []
-            async for archived in reader.read(name):
-                if not from_ms <= archived.event.received_at_ms < to_ms:
-                    continue
-                number += 1
-                batch.append(self._decoder.decode(0, number, number, encode_stored(archived.event))[1])
-                if len(batch) >= _READ_RECORDS:
+        with closing(reader):
+            names = [name async for name in reader.files(from_ms=from_ms, to_ms=to_ms)]
+            for done, name in enumerate(names, 1):
+                gathered: dict[tuple[str, str], TableRows] = {}
+                await asyncio.to_thread(_fresh, folder)
+                batch: list[Event] = []
+                async for archived in reader.read(name.name):
+                    if not from_ms <= archived.event.received_at_ms < to_ms:
+                        continue
+                    number += 1
+                    batch.append(self._decoder.decode(0, number, number, encode_stored(archived.event))[1])
+                    if len(batch) >= _READ_RECORDS:
+                        await _gather(judge, batch, tables, wanted, gathered, folder)
+                        events += len(batch)
+                        batch = []
+                if batch:
                     await _gather(judge, batch, tables, wanted, gathered, folder)
                     events += len(batch)
-                    batch = []
-            if batch:
-                await _gather(judge, batch, tables, wanted, gathered, folder)
-                events += len(batch)
-            digest = hashlib.sha256(f"{name.name}|{from_ms}|{to_ms}".encode()).hexdigest()[:24]
-            load = Load(
-                id=f"backfill-{digest}", cursor=f"backfill:{destination.id}", sequence=0, positions="{}"
-            )
-            rows += await asyncio.to_thread(self._load, tables, load, gathered, folder)
-            yield Filled(done, len(names), events, rows)
+                digest = hashlib.sha256(f"{name.name}|{from_ms}|{to_ms}".encode()).hexdigest()[:24]
+                load = Load(
+                    id=f"backfill-{digest}", cursor=f"backfill:{destination.id}", sequence=0, positions="{}"
+                )
+                rows += await asyncio.to_thread(self._load, tables, load, gathered, folder)
+                yield Filled(done, len(names), events, rows)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _load(

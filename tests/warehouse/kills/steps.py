@@ -29,6 +29,9 @@ _BY_LINE: Final = {
     "clickhouse": {"load", "_insert"},
     "parquet": {"load"},
     "delta_tables": {"_create", "load", "_put", "_note", "_sync"},
+    "iceberg_table": {"check", "_make", "put", "_put", "write", "upkeep", "_claim", "_mark"},
+    "iceberg_writer": {"_write", "_upkeep"},
+    "upkeep": {"compact", "join", "_replace", "_expire"},
     "iceberg_tables": {"_create", "load", "_put", "_replace", "_note"},
 }
 """Functions whose every line is a step, by module."""
