@@ -1,4 +1,4 @@
-"""The archive on a real S3 server, and history sent again by the command line: from the stream and from S3."""
+"""The archive on a real S3 server, files and a table; history sent again from it, and from the stream."""
 
 import asyncio
 import datetime
@@ -7,14 +7,17 @@ import os
 import signal
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow.parquet
 from obstore.store import S3Store
+from pyiceberg.catalog.sql import SqlCatalog
 
 from mainstem.testing.sink import Sink
+from mainstem.warehouse.loaders.duckdb import DuckdbLoader
 from tests.acceptance.evidence import (
     Event,
     accepted,
@@ -104,6 +107,96 @@ async def test_the_archive_on_s3_through_a_killed_worker_and_a_replay_from_it(
         found = accepted(second.requests)
         assert_exactly_once(expected, ids(found), "replayed from S3")
         assert_in_order(found, user=user_of, number=number_of, where="replayed from S3")
+
+
+async def test_the_archive_in_iceberg_through_killed_workers_a_replay_and_a_backfill(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    """The table in S3, the catalog a SQLite file; two workers commit to it; its small files are joined all the time."""
+    bucket = f"lake-{uuid.uuid4().hex[:8]}"
+    await asyncio.to_thread(s3_server.create_bucket, bucket)
+    async with Sink() as first, Sink() as second:
+        product = Serving(tmp_path, _with_a_table(s3_server, bucket, {"first": first}))
+        product.env |= {"LAKE_SECRET": s3_server.secret_key, "MAINSTEM_WORKERS": "2"}
+        try:
+            await product.start()
+            events = _events()
+            for event in events[: len(events) // 2]:
+                await product.send([event])
+            for name in ("worker-0", "worker-1"):
+                worker = product.children()[name]
+                os.kill(worker, signal.SIGKILL)
+                await product.child(name, other_than=worker)
+            for event in events[len(events) // 2 :]:
+                await product.send([event])
+            books = await product.settled("first", "lake")
+            assert books["lake"]["delivered"] == books["lake"]["received"] == len(events)
+            expected = {str(event["messageId"]) for event in events}
+            rows = await asyncio.to_thread(_rows, s3_server, bucket, product.data_dir)
+            assert_exactly_once(expected, (row["message_id"] for row in rows), "rows in S3")
+            assert {msgspec.json.decode(row["raw"])["messageId"] for row in rows} == expected
+
+            assert product.workspace_file is not None
+            product.workspace_file.write_text(
+                _with_a_table(s3_server, bucket, {"first": first, "second": second})
+            )
+            await until("the new destination has its place", lambda: product.account("second"))
+            where = ("--where", "event.properties.n >= 4")
+            arguments = ("--destination", "second", *_today(), "--from-archive", "lake", *where)
+            wanted = [event for event in events if number_of(event) >= 4]
+            await _preview_then_replay(product, arguments, expected=len(wanted))
+
+            for _ in range(2):  # again: nothing is doubled
+                done = await product.cli("warehouse", "backfill", "house", "--archive", "lake")
+                assert done.returncode == 0, done.stderr
+                assert f"{len(events)} events read" in done.stdout
+            loaded = await asyncio.to_thread(_loaded, product)
+            assert_exactly_once(expected, loaded, "backfilled from Iceberg")
+        finally:
+            await product.close()
+        found = accepted(second.requests)
+        assert_exactly_once(
+            (str(event["messageId"]) for event in wanted), ids(found), "replayed from Iceberg"
+        )
+        assert_in_order(found, user=user_of, number=number_of, where="replayed from Iceberg")
+
+
+def _loaded(product: Serving) -> list[str]:
+    with closing(DuckdbLoader(product.data_dir / "warehouse.duckdb", "web")) as loader:
+        return [str(row[0]) for row in loader.query("SELECT id FROM web.tracks")]
+
+
+def _with_a_table(server: S3Server, bucket: str, hooks: Mapping[str, Sink]) -> str:
+    workspace = _workspace(server, bucket, hooks)
+    return (
+        workspace.replace("type: archive", "type: iceberg_archive")
+        .replace(f"url: s3://{bucket}", f"url: s3://{bucket}/lake")
+        .replace("      prefix: events\n", "")
+        .replace("formats: [jsonl, parquet]", "compactEveryS: 0.5")
+        .replace(
+            "connections:",
+            "  # Its live flow does not load within this test.\n"
+            "  - {id: house, type: duckdb, start: latest, config: {syncFrequency: 600}}\nconnections:",
+        )
+        .replace("lake]}", "lake, house]}")
+    )
+
+
+def _rows(server: S3Server, bucket: str, data_dir: Path) -> list[dict[str, Any]]:
+    """Every row, by pyiceberg alone."""
+    catalog = SqlCatalog(
+        "mainstem",
+        **{
+            "uri": f"sqlite:///{data_dir / 'catalog.db'}",
+            "s3.endpoint": server.endpoint,
+            "s3.region": server.region,
+            "s3.access-key-id": server.access_key,
+            "s3.secret-access-key": server.secret_key,
+        },
+    )
+    rows: list[dict[str, Any]] = catalog.load_table("archive.events").scan().to_arrow().to_pylist()
+    catalog.close()
+    return rows
 
 
 async def test_a_replay_from_the_stream_with_a_filter(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ sources: [{id: web, write_key: key}]
 destinations:
   - {id: hook, type: webhook, config: {url: "%s/in", headers: {X-Token: "${HOOK_SECRET}"}}}
   - {id: files, type: archive, config: {url: "%s/archive"}}
+  - {id: table, type: iceberg_archive}
 connections: [{from: web, to: [hook, files]}]
 """
 
@@ -80,8 +81,9 @@ async def test_verify_sends_a_canary(tmp_path: Path) -> None:
         guarded = await asyncio.to_thread(run, tmp_path, *base)
         assert guarded.returncode == 1
         assert "address refused" in guarded.stdout
-    files = await asyncio.to_thread(
-        run, tmp_path, "destination", "verify", "files", "--workspace", "w.yaml", "--data-dir", "data"
-    )
-    assert files.returncode == 0
-    assert "can be written" in files.stdout
+    for archive, place in (("files", "/archive"), ("table", "table archive.events")):
+        found = await asyncio.to_thread(
+            run, tmp_path, "destination", "verify", archive, "--workspace", "w.yaml", "--data-dir", "data"
+        )
+        assert found.returncode == 0, found.stderr
+        assert f"{place} can be written" in found.stdout

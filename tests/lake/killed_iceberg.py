@@ -62,9 +62,11 @@ def _be_archiver(folder: Path, command: Command) -> None:
         if command.kill_after_s is not None:
             threading.Timer(command.kill_after_s, os.kill, [os.getpid(), 9]).start()
         noted = os.open(folder / "steps", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        Steps(
-            lambda step: os.write(noted, step.encode() + b"\n"), fatal=command.fatal, times=command.times
-        ).watch()
+
+        def note(step: str) -> None:
+            os.write(noted, step.encode() + b"\n")
+
+        Steps(note, fatal=command.fatal, times=command.times).watch()
         asyncio.run(_archive(folder, command))
     except BaseException:  # noqa: BLE001 - told by the way it ends
         traceback.print_exc()

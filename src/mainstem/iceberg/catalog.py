@@ -19,6 +19,7 @@ from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
     ValidationException,
 )
+from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 from sqlalchemy.exc import SQLAlchemyError
@@ -89,6 +90,17 @@ class DurableFileIO(PyArrowFileIO):
         if scheme != "file":
             return super().new_output(location)
         return _DurableFile(location, path, self.fs_by_scheme(scheme, netloc))
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        try:
+            super().delete(location)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # In S3 Arrow puts an empty object for the folder after it has deleted, which not everybody may or can.
+            name = location if isinstance(location, str) else location.location
+            if self.new_input(name).exists():
+                raise
 
 
 class _DurableFile(PyArrowFile):

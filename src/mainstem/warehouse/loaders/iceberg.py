@@ -3,7 +3,8 @@
 Follows https://iceberg.apache.org/spec/ (format 2) by pyiceberg 0.12 (https://py.iceberg.apache.org/, read
 2026-11). Needs it installed: `pip install 'mainstem[iceberg]'`. The catalog is a SQL database, by default one
 SQLite file beside the tables, which is enough for one machine; or any REST catalog (Polaris, Lakekeeper,
-Nessie, Unity, AWS Glue and S3 Tables by their REST endpoints).
+Nessie, Unity, AWS Glue and S3 Tables by their REST endpoints). Raw events in Iceberg, for replays and backfills, are
+kept by [ICEBERG_ARCHIVE](iceberg_archive.md), in the same catalog if you like.
 
 **Exactly once.** A table's rows are one commit of it, and in the same commit go the load's id into the
 snapshot's summary (`mainstem.load-id`) and into a property of the table with the last 500 ids
