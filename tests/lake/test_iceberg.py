@@ -249,6 +249,21 @@ async def test_small_files_are_joined_and_read_the_same(place: IcebergPlace, tab
     assert all(str(plan) in found.properties["mainstem.loads"] for plan in plans)
 
 
+@pytest.mark.parametrize("kind", ["iceberg_s3", "iceberg_rest"])
+async def test_upkeep_in_a_bucket_and_behind_rest(kind: str, request: pytest.FixtureRequest) -> None:
+    place: IcebergPlace = request.getfixturevalue(kind)
+    rig = await filled(place, 4)
+    table = ArchiveTable.open(place.settings, place.data_dir)
+    paths = [task.file.file_path for task in files(table)]
+    done = upkeep(table)
+    assert (done.files_before, done.files_after) == (8, 2)
+    assert done.snapshots_expired > 0
+    found = table._load()
+    assert not any(found.io.new_input(path).exists() for path in paths), "what was joined is removed"
+    table.close()
+    await rig.assert_exactly_once()
+
+
 async def test_a_reader_goes_on_while_files_are_joined_and_removed(
     place: IcebergPlace, table: ArchiveTable
 ) -> None:

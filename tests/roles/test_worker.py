@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from mainstem.roles.rooms import ensure_cursors
 from mainstem.testing.sink import Sink
 from tests.roles.rig import START_MS, rig, track, until, webhook, workspace
@@ -94,9 +96,19 @@ async def test_changed_rules_hold_without_a_new_flow(tmp_path: Path) -> None:
         assert worker._running["hook"].flow is flow
 
 
-async def test_a_refused_destination_is_shown_keeps_its_place_and_disturbs_nobody(tmp_path: Path) -> None:
-    archive = {"id": "files", "name": "F", "type": "archive", "start": "earliest"}
-    bad = {**archive, "config": {"url": "s3://bucket", "endpoint": "http://10.0.0.1"}}
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("archive", {"url": "s3://bucket", "endpoint": "http://10.0.0.1"}),
+        ("iceberg_archive", {"catalog": "rest", "catalogUri": "http://10.0.0.1"}),
+        ("iceberg_archive", {"catalog": "rest", "oauth2ServerUri": "http://10.0.0.1"}),
+    ],
+)
+async def test_a_refused_destination_is_shown_keeps_its_place_and_disturbs_nobody(
+    kind: str, config: dict[str, str], tmp_path: Path
+) -> None:
+    archive = {"id": "files", "name": "F", "type": kind, "start": "earliest"}
+    bad = {**archive, "config": config}
     async with Sink() as sink:
         known = workspace(webhook(sink.url), bad)
         async with rig(known, tmp_path) as running:
