@@ -19,13 +19,13 @@ from obstore.store import S3Store
 from sqlglot import exp
 
 from mainstem.secret import Secret
-from mainstem.warehouse.loader import Mode, TableFailed
+from mainstem.warehouse.loader import Mode
 from mainstem.warehouse.loaders.redshift import Bucket, Config, RedshiftLoader, fitting_batches, literal
-from mainstem.warehouse.schema import ColumnType, WidenColumn
+from mainstem.warehouse.schema import ColumnType
 from tests.components.postgres import PostgresServer
 from tests.components.s3 import S3Server
 from tests.warehouse.contract.databases import RedshiftOnPostgres, redshift_wire
-from tests.warehouse.contract.rows import EVENT, create, evolve, ids, load_of, staged, values
+from tests.warehouse.contract.rows import EVENT, create, evolve, load_of, staged, values
 
 DAY = "2026-01-0{}T00:00:00Z"
 COLUMNS: dict[str, ColumnType] = {**EVENT, "cart": "json"}
@@ -152,15 +152,6 @@ def test_every_statement_is_redshifts(loader: Recorded, tmp_path: Path, mode: Mo
     assert made.find(exp.SortKeyProperty) is not None
     locks = [index for index, sql in enumerate(said) if sql.startswith("LOCK TABLE")]
     assert all(said[index - 1] == "BEGIN" for index in locks), "nothing is seen before the lock"
-
-
-def test_large_integers_are_not_rounded_by_a_widening(loader: Recorded, tmp_path: Path) -> None:
-    create(loader, "orders", EVENT)
-    loader.load(load_of(1), staged(loader, tmp_path, "orders", EVENT, [event("1", count=2**53 + 1)]))
-    with pytest.raises(TableFailed, match=r"2\^53"):
-        loader.evolve([WidenColumn("orders", "count", "int", "float")])
-    assert values(loader, "orders", "1", "count") == [2**53 + 1]
-    assert ids(loader, loader.namespace, "orders") == ["1"]
 
 
 def test_how_redshift_reads_the_bucket(bucket: Config) -> None:

@@ -233,14 +233,6 @@ def test_the_row_that_loads_wait_for_is_made_again(loader: Recorded, tmp_path: P
 # ---------------------------------------------------------------- columns
 
 
-def test_large_integers_are_not_rounded_by_a_widening(loader: Recorded, tmp_path: Path) -> None:
-    create(loader, "orders", EVENT)
-    loader.load(load_of(1), staged(loader, tmp_path, "orders", EVENT, [event("1", count=2**53 + 1)]))
-    with pytest.raises(TableFailed, match=r"2\^53"):
-        loader.evolve([WidenColumn("ORDERS", "COUNT", "int", "float")])
-    assert values(loader, "orders", "1", "count") == [2**53 + 1]
-
-
 def test_a_widening_that_fails_anywhere_loses_nothing(
     open_: Open, loader: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -279,6 +279,25 @@ def test_a_time_of_day_that_is_none_is_refused(setting: str) -> None:
         duckdb.Config(exclude_window=Window(setting, "06:00"))
 
 
+async def test_a_column_with_integers_that_a_float_would_round_stays_one_of_integers(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    large = [2**53 + 1, -(2**53) - 1, 2**63 - 1]
+    await rig.append([track(number, code=value) for number, value in enumerate(large)])
+    await rig.load()
+    await rig.append([track(3, code=10.5), track(4, code=2**53 + 3), track(5, code=7), track(6, code=-0.25)])
+    await rig.load()
+    await rig.append([track(7, code=2**62 + 1)])
+    await rig.load()
+    codes = dict(rig.rows("SELECT id, code FROM shop.order_completed WHERE code IS NOT NULL"))
+    there = [*enumerate(large), (4, 2**53 + 3), (5, 7), (7, 2**62 + 1)]
+    assert codes == {f"m{number}": value for number, value in there}
+    assert rig.rows("SELECT row_id, column_value FROM shop.rudder_discards ORDER BY row_id") == [
+        ("m3", "10.5"),
+        ("m6", "-0.25"),
+    ]
+    assert failing(folder_of(tmp_path, CURSOR)) == [], "the table waits for nobody"
+
+
 async def test_whole_numbers_with_more_digits_than_a_float_has_are_kept_whole(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     await rig.append([track(0, price=0.5)])

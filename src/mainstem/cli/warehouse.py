@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,9 +177,7 @@ async def _plan(settings: Settings, wanted: str, events: int, *, as_json: bool) 
     for namespace, steps in changes.items():
         for step in steps:
             told = msgspec.to_builtins(step)
-            columns = told.get("columns") or {
-                told.get("column", ""): f"{told.get('before')} -> {told.get('after')}"
-            }
+            columns = told.get("columns") or {told.get("column", ""): _widening(told)}
             listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
             print(f"{told['type']}: {namespace}.{told['table']}: {listed}")
     if not any(changes.values()):
@@ -208,6 +207,12 @@ async def _backfill(
     events, rows = (found.events, found.rows) if found is not None else (0, 0)
     print(f"{events:,} events read, {rows:,} rows loaded")
     return 0
+
+
+def _widening(told: Mapping[str, Any]) -> str:
+    # What the table holds is asked when it is done.
+    unless = ", unless it holds numbers beyond 2^53" if told["after"] == "float" else ""
+    return f"{told['before']} -> {told['after']}{unless}"
 
 
 def _show(status: "WarehouseStatus") -> None:

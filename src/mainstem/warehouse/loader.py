@@ -142,6 +142,9 @@ class Loader(Protocol):
     def evolve(self, changes: Sequence[SchemaChange]) -> None:
         """Make the namespace and changes in this order; what is done already (by another worker) is no error.
 
+        A column of integers is widened only if every number in it survives: where the engine's floats would round one
+        (beyond ±2^53), it stays what it is, and that is no error either. What comes for it then is fitted to it.
+
         Raises:
             TableFailed: one table can't be changed; changes before it may be in.
             WarehouseError: it failed.
@@ -149,7 +152,8 @@ class Loader(Protocol):
         ...
 
     def load(self, load: Load, table: StagedTable) -> Done:
-        """Load one table's rows, exactly once by load id and table (see the module's text).
+        """Load one table's rows, exactly once by load id and table (see the module's text). Integers are not rounded
+        because a column has been widened since the file was made: then it fails.
 
         Raises:
             TableFailed: this table can't be loaded; others may.

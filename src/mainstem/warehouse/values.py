@@ -16,7 +16,7 @@ Json = Any
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
-_EXACT: Final = 2**53
+EXACT: Final = 2**53
 """Up to here every whole number is a float."""
 
 ARROW: Final[Mapping[ColumnType, Any]] = {
@@ -101,7 +101,7 @@ def _float(value: Json) -> float:
     if not math.isfinite(number):
         raise Unfit("not a finite number")
     if (
-        abs(number) >= _EXACT
+        abs(number) >= EXACT
         and not isinstance(value, float)
         and _whole(value) not in (None, _whole(repr(number)))
     ):

@@ -41,9 +41,8 @@ from mainstem.warehouse.schema import (
     DISCARDS_COLUMNS,
     USERS,
     Columns,
-    Schema,
+    WidenColumn,
     plan_changes,
-    widened,
 )
 from mainstem.warehouse.settings import WarehouseSettings, excluded
 from mainstem.warehouse.shapes import Shape, Shapes, ToRows
@@ -432,7 +431,12 @@ def load_rows(
     changes = plan_changes(there, {rows.table: rows.columns}, loader.capabilities.widenings, rows.seen)
     if changes:
         loader.evolve(changes)
-    target = target_columns(there, rows, loader.capabilities.widenings)
+    target = {**rows.columns, **there.get(rows.table, {})}
+    widened = [change.column for change in changes if isinstance(change, WidenColumn)]
+    if widened:
+        # A column with integers that a float would round stays as it is: the engine knows.
+        now = loader.fetch_schema().get(rows.table, {})
+        target |= {name: now[name] for name in widened if name in now}
     if schema is not None:
         schema[rows.table] = target
     path = folder / f"{quote(rows.table, safe='')[:120]}-{load.id.replace('/', '-')}.parquet"
@@ -495,21 +499,6 @@ def _mode_of(table: str, named: Callable[[str], str], spec: LoaderSpec, config: 
     if table == named(DISCARDS) or config.dedupe == "none":
         return "append"
     return "replace by id" if spec.capabilities.merges else "append"
-
-
-def target_columns(there: Schema, rows: TableRows, widenings: frozenset[Any]) -> Columns:
-    """Return a table's columns as they are once its changes are made."""
-    target = dict(there.get(rows.table, {}))
-    for name, kind in rows.columns.items():
-        before = target.get(name)
-        if before is None:
-            target[name] = kind
-        elif (after := widened(before, kind, rows.seen.get(name, frozenset()))) != before and (
-            before,
-            after,
-        ) in widenings:
-            target[name] = after
-    return target
 
 
 def folder_of(data_dir: Path, destination_id: str) -> Path:

@@ -27,7 +27,10 @@ newest partitions, `dedupe: none` reads nothing.
 **Tables** are partitioned by the day of `received_at` and clustered by `id`, so that a row's place does not change
 when it is replaced or replayed; `partitionColumn: _PARTITIONTIME` is RudderStack's default. `users` is clustered only.
 Tables that are there keep what they have. JSON columns that somebody made take JSON texts; our own JSON is a STRING, as
-in RudderStack.
+in RudderStack. An integer column becomes `FLOAT64` only if every number in it survives (none is beyond 2^53); else
+decimals go to the discards. A load that brings decimals for an integer column reads that column to know, which is
+billed; a column that you make `BIGNUMERIC` takes both. Changes of a table take no lock: integers beyond 2^53 that
+another worker loads within the moment of such a change are rounded.
 
 Limits: 10,000 columns a table; 300 characters a column's name, of letters, digits, underscores and a few signs; a
 script of 1 MB, which is some 5,000 columns of usual names; 4,000 partitions in one load (11 years of days, 5 months of

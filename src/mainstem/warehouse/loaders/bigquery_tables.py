@@ -34,6 +34,7 @@ from mainstem.warehouse.loader import (
     TableFailed,
     WarehouseError,
 )
+from mainstem.warehouse.loaders.batches import integers_beyond_floats, see_integers
 from mainstem.warehouse.loaders.bigquery import CAPABILITIES, PartitionColumn, PartitionType
 from mainstem.warehouse.loaders.bigquery_jobs import BigqueryError, Jobs, mapped
 from mainstem.warehouse.loaders.sql import column_types
@@ -49,6 +50,7 @@ from mainstem.warehouse.schema import (
     SchemaChange,
     WidenColumn,
 )
+from mainstem.warehouse.values import EXACT
 
 _log = logger(__name__)
 
@@ -233,11 +235,21 @@ class BigqueryLoader:
                 self._jobs.run(f"ALTER TABLE {self.place(table)} {added}", what="evolve")
             case WidenColumn(table=table, column=column, after=after):
                 wanted = CAPABILITIES.types[after]
-                if self._types(table).get(column) != wanted:
+                if self._types(table).get(column) != wanted and not self._rounds(table, column, after):
                     self._jobs.run(
                         f"ALTER TABLE {self.place(table)} ALTER COLUMN {self.quoted(column)} SET DATA TYPE {wanted}",
                         what="evolve",
                     )
+
+    def _rounds(self, table: str, column: str, after: ColumnType) -> bool:
+        """Tell whether a column of integers has some that it may not keep as floats."""
+        name = self.quoted(column)
+        return after == "float" and bool(
+            self._jobs.run(
+                f"SELECT 1 FROM {self.place(table)} WHERE {name} NOT BETWEEN {-EXACT} AND {EXACT} LIMIT 1",
+                what="evolve",
+            )
+        )
 
     def _create_sql(self, table: str, columns: Columns) -> str:
         sql = f"CREATE TABLE IF NOT EXISTS {self.place(table)} ({self._definitions(columns)})"
@@ -274,6 +286,9 @@ class BigqueryLoader:
             there = self._types(table.table)
             if not there:
                 raise BigqueryError(f"Not found: Table {table.table}", "notFound")
+            if table.columns:
+                large = integers_beyond_floats(table)
+                see_integers(table, [name for name in large if there.get(name) == "FLOAT64"])
             for _ in range(_STAGINGS - 1):
                 try:
                     return self._load(load, table, there)

@@ -19,7 +19,10 @@ and see one row an id. `users` are read, merged column by column, and written as
 the same user at the same time may overtake each other, which one cursor per user excludes.
 
 **Columns** are Nullable but for `id`; times are `DateTime64(6, 'UTC')`, which keeps any year though functions
-of dates promise 1900 to 2299 only; JSON and long texts are `String`, told apart by the column's comment.
+of dates promise 1900 to 2299 only; JSON and long texts are `String`, told apart by the column's comment. An
+integer column becomes `Float64` only if every number in it survives (none is beyond 2^53); else decimals go to
+the discards. There is no lock: integers beyond 2^53 that another worker inserts within the moment of such a
+change are rounded.
 
 Limits: 64 bytes a table's name, because ClickHouse writes letters beyond ASCII as `%XX` into file names. A
 load's rows of one table have to fit in memory here and there. Run against: ClickHouse's engine 26.9 in-process
@@ -67,6 +70,7 @@ from mainstem.warehouse.schema import (
     WidenColumn,
 )
 from mainstem.warehouse.settings import WarehouseSettings
+from mainstem.warehouse.values import EXACT
 
 _HTTP_OF_NATIVE: Final = {9000: 8123, 9440: 8443}
 _MAX_TABLE_FILE: Final = 200
@@ -187,7 +191,17 @@ class ClickhouseLoader:
                 )
                 self._alter(table, added)
             case WidenColumn(table=table, column=column, after=after):
-                self._alter(table, f"MODIFY COLUMN {self._definition(column, after)}")
+                if not self._rounds(table, column, after):
+                    self._alter(table, f"MODIFY COLUMN {self._definition(column, after)}")
+
+    def _rounds(self, table: str, column: str, after: ColumnType) -> bool:
+        """Tell whether a column of integers has some that it may not keep as floats."""
+        name = self.quoted(column)
+        return after == "float" and bool(
+            self._select(
+                f"SELECT 1 FROM {self._name(table)} WHERE {name} NOT BETWEEN {-EXACT} AND {EXACT} LIMIT 1"
+            )
+        )
 
     def _create(self, table: str, columns: Columns, key: Sequence[str]) -> None:
         if sum(1 if _plain(letter) else 3 * len(letter.encode()) for letter in table) > _MAX_TABLE_FILE:

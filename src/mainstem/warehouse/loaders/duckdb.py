@@ -6,6 +6,9 @@ load is in progress is told that the file is locked, and tries again; one that h
 loads waiting. For readers that must never wait, `copyPath` names a second file that is replaced after each load,
 atomically.
 
+An integer column becomes `DOUBLE` only if every number in it survives (none is beyond 2^53); else decimals go to the
+discards.
+
 Limits: none of names or columns that events reach. Run against: the engine itself.
 """
 

@@ -16,8 +16,8 @@ commit. The only tables made meanwhile are temporary ones, which commit nothing 
 * Times are `DATETIME(6)` in UTC; decimals are `DOUBLE`; texts are `LONGTEXT`, compared byte by byte
   (`utf8mb4_nopad_bin`, in MySQL `utf8mb4_0900_bin`); JSON is `JSON`.
 * Tables that we make have an index on the first 100 characters of `id`.
-* An integer column is widened to `DOUBLE` only if every number in it survives (none is beyond 2^53); else the table
-  waits, and says so.
+* An integer column is widened to `DOUBLE` only if every number in it survives (none is beyond 2^53); else decimals go
+  to the discards. A column that you make `DECIMAL(65, 20)` takes both.
 * Galera: its nodes do not share GET_LOCK. Load through one node.
 
 Limits: 64 characters a name, none of them beyond U+FFFF; 1,017 columns a table; about 8 kB a row for the first 40 bytes
@@ -45,7 +45,6 @@ from mainstem.warehouse.loader import (
     Load,
     LoaderSpec,
     StagedTable,
-    TableFailed,
     WarehouseError,
 )
 from mainstem.warehouse.loaders.batches import small_batches
@@ -53,10 +52,8 @@ from mainstem.warehouse.loaders.sql import SqlLoader, column_types
 from mainstem.warehouse.loaders.tls import client_context
 from mainstem.warehouse.schema import (
     LOADS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
 )
@@ -330,16 +327,6 @@ class MysqlLoader(SqlLoader):
             with self._of(change.table), self._locked(change.table):
                 self._change(change)
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns):
-                self._run(self._create_sql(table, columns))
-                self._add(table, columns)
-            case AddColumns(table=table, columns=columns):
-                self._add(table, columns)
-            case _:
-                super()._change(change)
-
     def _add(self, table: str, columns: Columns) -> None:
         there = self.columns_of(table)
         missing = {name: kind for name, kind in columns.items() if name not in there}
@@ -349,31 +336,12 @@ class MysqlLoader(SqlLoader):
             )
             self._run(f"ALTER TABLE {self.place(table)} {added}")
 
-    def _widen(self, table: str, column: str, after: ColumnType) -> None:
-        if self.columns_of(table).get(column) == after:
-            return
-        name, place = self.quoted(column), self.place(table)
-        if self._run(
-            f"SELECT 1 FROM {place} WHERE {name} NOT BETWEEN -9007199254740992 AND 9007199254740992 LIMIT 1"
-        ):
-            raise TableFailed(
-                table,
-                f"column {column} has integers beyond 2^53, which DOUBLE would round, and now gets decimals",
-                f"make it wide enough for both: ALTER TABLE {table} MODIFY {column} DECIMAL(65, 20)",
-            )
-        self._run(f"ALTER TABLE {place} MODIFY COLUMN {name} {self.type_of(after)}")
+    def _alter_type(self, table: str, column: str, after: ColumnType) -> None:
+        target = f"{self.quoted(column)} {self.type_of(after)}"
+        self._run(f"ALTER TABLE {self.place(table)} MODIFY COLUMN {target}")
 
-    @contextmanager
-    def _of(self, table: str) -> Iterator[None]:
-        """What goes wrong here for reasons of this table is told so."""
-        try:
-            yield
-        except TableFailed:
-            raise
-        except MysqlError as error:
-            if error.code not in _OF_ONE_TABLE:
-                raise
-            raise TableFailed(table, str(error), _advice(error.code)) from error
+    def _advice_of(self, error: WarehouseError) -> str | None:
+        return _advice(error.code) if isinstance(error, MysqlError) and error.code in _OF_ONE_TABLE else None
 
     # ------------------------------------------------------------ rows
 
@@ -384,6 +352,7 @@ class MysqlLoader(SqlLoader):
         with self._of(table.table), self._locked(table.table), self.transaction():
             if self._is_in(load, table.table):
                 return Done(0, already=True)
+            self._see_integers(table)
             self._bring(table)
             self._note(load, table)
         return Done(table.rows)

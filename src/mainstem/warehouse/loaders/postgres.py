@@ -23,8 +23,7 @@ Limits: 63 bytes a name; 1,600 columns a table, fewer if many of them are filled
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -38,17 +37,15 @@ from mainstem.warehouse.loader import (
     Load,
     LoaderSpec,
     StagedTable,
-    TableFailed,
+    WarehouseError,
 )
 from mainstem.warehouse.loaders.pg_wire import PgError, PgWire, csv_blocks
 from mainstem.warehouse.loaders.sql import SqlLoader, column_types
 from mainstem.warehouse.loaders.tls import client_context
 from mainstem.warehouse.schema import (
     LOADS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
 )
@@ -124,6 +121,7 @@ class PostgresLoader(SqlLoader):
     """See `loader.Loader`."""
 
     now_sql = "now()"
+    float_is_exact = True  # numeric
 
     def __init__(self, wire: PgWire, namespace: str) -> None:
         super().__init__(namespace, CAPABILITIES)
@@ -198,32 +196,20 @@ class PostgresLoader(SqlLoader):
                 self._run(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
                 self._change(change)
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns) if table not in self._columns(table):
-                super()._change(change)
-                if "id" in columns:
-                    digest = hashlib.sha256(table.encode()).hexdigest()[:16]
-                    name = self.quoted(f"mainstem_{digest}_id")
-                    self._run(
-                        f"CREATE INDEX IF NOT EXISTS {name} ON {self.place(table)} USING hash ({self.quoted('id')})"
-                    )
-            case CreateTable(table=table, columns=columns):
-                super()._change(AddColumns(table, columns))
-            case _:
-                super()._change(change)
+    def _create(self, table: str, columns: Columns) -> None:
+        is_new = table not in self._columns(table)
+        super()._create(table, columns)
+        if is_new and "id" in columns:
+            digest = hashlib.sha256(table.encode()).hexdigest()[:16]
+            name = self.quoted(f"mainstem_{digest}_id")
+            self._run(
+                f"CREATE INDEX IF NOT EXISTS {name} ON {self.place(table)} USING hash ({self.quoted('id')})"
+            )
 
-    @contextmanager
-    def _of(self, table: str) -> Iterator[None]:
-        """What goes wrong here for reasons of this table is told so."""
-        try:
-            yield
-        except TableFailed:
-            raise
-        except PgError as error:
-            if error.sqlstate[:2] not in _OF_ONE_TABLE:
-                raise
-            raise TableFailed(table, str(error), _advice(error).removeprefix("; ")) from error
+    def _advice_of(self, error: WarehouseError) -> str | None:
+        if not isinstance(error, PgError) or error.sqlstate[:2] not in _OF_ONE_TABLE:
+            return None
+        return _advice(error).removeprefix("; ")
 
     # ------------------------------------------------------------ rows
 

@@ -12,7 +12,7 @@ Readers of other tables do not wait.
 * Texts and JSON are cut to the 65,535 bytes of a VARCHAR, whole characters; JSON that long becomes a JSON text. NUL
   characters are taken out. JSON is `SUPER`, times are `TIMESTAMP` in UTC, decimals `DOUBLE PRECISION`.
 * An integer column is widened to `DOUBLE PRECISION` by a new column, and only if every number survives (none is beyond
-  2^53); else the table waits, and says so.
+  2^53); else decimals go to the discards. A column that you make `NUMERIC(38, 10)` takes both.
 * The file in the bucket has the load's name, is replaced when a load is done again, and deleted after it.
 * Without a bucket a load of 100,000 rows takes minutes. IAM users for the database are not offered: user and password.
 
@@ -44,7 +44,6 @@ from mainstem.warehouse.loader import (
     Load,
     LoaderSpec,
     StagedTable,
-    TableFailed,
     WarehouseError,
 )
 from mainstem.warehouse.loaders.batches import small_batches
@@ -53,10 +52,8 @@ from mainstem.warehouse.loaders.sql import SqlLoader, column_types
 from mainstem.warehouse.loaders.tls import client_context
 from mainstem.warehouse.schema import (
     LOADS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
 )
@@ -258,30 +255,12 @@ class RedshiftLoader(SqlLoader):
             with self._of(change.table), self._alone():
                 self._change(change)
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns):
-                self._run(self._create_sql(table, columns))
-                super()._change(AddColumns(table, columns))
-            case _:
-                super()._change(change)
-
     def _add_column(self, table: str, name: str, kind: ColumnType) -> None:
-        if name not in self.columns_of(table):
-            self._run(f"ALTER TABLE {self.place(table)} ADD COLUMN {self.quoted(name)} {self.type_of(kind)}")
+        # It has no IF NOT EXISTS.
+        self._run(f"ALTER TABLE {self.place(table)} ADD COLUMN {self.quoted(name)} {self.type_of(kind)}")
 
-    def _widen(self, table: str, column: str, after: ColumnType) -> None:
-        if self.columns_of(table).get(column) == after:
-            return
+    def _alter_type(self, table: str, column: str, after: ColumnType) -> None:
         place, old, new = self.place(table), self.quoted(column), self.quoted("_mainstem_wider")
-        if self._run(
-            f"SELECT 1 FROM {place} WHERE {old} NOT BETWEEN -9007199254740992 AND 9007199254740992 LIMIT 1"
-        ):
-            raise TableFailed(
-                table,
-                f"column {column} has integers beyond 2^53, which DOUBLE PRECISION would round, and now gets decimals",
-                "make it a NUMERIC(38, 10) column",
-            )
         self._run(f"ALTER TABLE {place} ADD COLUMN {new} {self.type_of(after)}")
         self._run(f"UPDATE {place} SET {new} = {old}")
         self._run(f"ALTER TABLE {place} DROP COLUMN {old}")
@@ -294,17 +273,10 @@ class RedshiftLoader(SqlLoader):
             self._run(f"LOCK TABLE {self.place(LOADS)}")
             yield
 
-    @contextmanager
-    def _of(self, table: str) -> Iterator[None]:
-        """What goes wrong here for reasons of this table is told so."""
-        try:
-            yield
-        except TableFailed:
-            raise
-        except PgError as error:
-            if error.sqlstate[:2] not in _OF_ONE_TABLE:
-                raise
-            raise TableFailed(table, str(error), _advice(error).removeprefix("; ")) from error
+    def _advice_of(self, error: WarehouseError) -> str | None:
+        if not isinstance(error, PgError) or error.sqlstate[:2] not in _OF_ONE_TABLE:
+            return None
+        return _advice(error).removeprefix("; ")
 
     # ------------------------------------------------------------ rows
 
@@ -313,6 +285,7 @@ class RedshiftLoader(SqlLoader):
         with self._of(table.table), self._alone():
             if self._is_in(load, table.table):
                 return Done(0, already=True)
+            self._see_integers(table)
             if table.columns:
                 stage = self._stage_name(table.table)
                 self._bring(table, stage, name)

@@ -27,6 +27,7 @@ from mainstem.warehouse.loader import (
     TableFailed,
     WarehouseError,
 )
+from mainstem.warehouse.loaders.batches import integers_beyond_floats, see_integers
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,
@@ -38,6 +39,7 @@ from mainstem.warehouse.schema import (
     SchemaChange,
     WidenColumn,
 )
+from mainstem.warehouse.values import EXACT
 
 _CLOCK_COLUMNS: Final = ("uuid_ts", "loaded_at")
 
@@ -47,6 +49,8 @@ class SqlLoader(ABC):
 
     now_sql: str = "CURRENT_TIMESTAMP"
     """The engine's clock, for `uuid_ts`."""
+    float_is_exact: bool = False
+    """Whether the type for floats holds every integer of 64 bits too (a decimal)."""
 
     def __init__(self, namespace: str, capabilities: Capabilities) -> None:
         self.namespace = namespace
@@ -67,6 +71,11 @@ class SqlLoader(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    def _advice_of(self, error: WarehouseError) -> str | None:
+        """Return what to do ("" if nobody knows) where an error says something of one table, not of the server; else
+        None. For `_of`."""
+        return None
 
     # ------------------------------------------------------------ words
 
@@ -140,31 +149,85 @@ class SqlLoader(ABC):
     def _change(self, change: SchemaChange) -> None:
         match change:
             case CreateTable(table=table, columns=columns):
-                self._run(self._create_sql(table, columns))
+                self._create(table, columns)
             case AddColumns(table=table, columns=columns):
-                for name, kind in columns.items():
-                    self._add_column(table, name, kind)
+                self._add(table, columns)
             case WidenColumn(table=table, column=column, after=after):
                 self._widen(table, column, after)
+
+    def _create(self, table: str, columns: Columns) -> None:
+        self._run(self._create_sql(table, columns))
+        # Somebody else may have made it meanwhile, with fewer columns.
+        self._add(table, columns)
+
+    def _add(self, table: str, columns: Columns) -> None:
+        """Add those of the columns that the table lacks."""
+        there = self.columns_of(table)
+        for name, kind in columns.items():
+            if name not in there:
+                self._add_column(table, name, kind)
 
     def _add_column(self, table: str, name: str, kind: ColumnType) -> None:
         definition = f"{self.quoted(name)} {self.type_of(kind)}"
         self._run(f"ALTER TABLE {self.place(table)} ADD COLUMN IF NOT EXISTS {definition}")
 
     def _widen(self, table: str, column: str, after: ColumnType) -> None:
+        """Widen a column that is not wide enough yet, if every value in it survives."""
+        before = self.columns_of(table).get(column)
+        if before != after and not self._rounds(table, column, after):
+            self._alter_type(table, column, after)
+
+    def _rounds(self, table: str, column: str, after: ColumnType) -> bool:
+        """Tell whether a column of integers has some that it may not keep as floats."""
+        if after != "float" or self.float_is_exact:
+            return False
+        name = self.quoted(column)
+        return bool(
+            self._run(
+                f"SELECT 1 FROM {self.place(table)} WHERE {name} NOT BETWEEN {-EXACT} AND {EXACT} LIMIT 1"
+            )
+        )
+
+    def _alter_type(self, table: str, column: str, after: ColumnType) -> None:
         target = f"{self.quoted(column)} TYPE {self.type_of(after)}"
         self._run(f"ALTER TABLE {self.place(table)} ALTER COLUMN {target}")
+
+    @contextmanager
+    def _of(self, table: str) -> Iterator[None]:
+        """What goes wrong here for reasons of this table is told so."""
+        try:
+            yield
+        except TableFailed:
+            raise
+        except WarehouseError as error:
+            advice = self._advice_of(error)
+            if advice is None:
+                raise
+            raise TableFailed(table, str(error), advice) from error
 
     def load(self, load: Load, table: StagedTable) -> Done:
         with self.transaction():
             if self._is_in(load, table.table):
                 return Done(0, already=True)
+            self._see_integers(table)
             stage = self._stage_name(table.table)
             self._stage(table, stage)
             self._put(table, stage)
             self._drop_stage(stage)
             self._note(load, table)
         return Done(table.rows)
+
+    def _see_integers(self, table: StagedTable) -> None:
+        """See that the integers of a file come into columns that keep them: the engine would round them silently if
+        another worker has widened a column since the file was made. To be asked where no widening comes in between.
+
+        Raises:
+            WarehouseError: one has been widened; the file is made anew for it.
+        """
+        large = () if self.float_is_exact else integers_beyond_floats(table)
+        if large:
+            there = self.columns_of(table.table)
+            see_integers(table, [name for name in large if there.get(name) == "float"])
 
     def _stage_name(self, table: str) -> str:
         return self.quoted(self.named(f"_mainstem_stage_{table}"[: self._capabilities.max_name]))
