@@ -114,6 +114,19 @@ def test_tables_without_ids(loader: ClickhouseLoader, tmp_path: Path) -> None:
     assert unmerged(loader, "rudder_discards") == 2
 
 
+def test_a_table_that_got_its_ids_later_keeps_all_rows(loader: ClickhouseLoader, tmp_path: Path) -> None:
+    before: dict[str, ColumnType] = {"table_name": "string", "received_at": "datetime"}
+    create(loader, "rudder_discards", before)
+    loader.load(load_of(1), staged(loader, tmp_path, "rudder_discards", before, [{"table_name": "orders"}]))
+    now: dict[str, ColumnType] = {"id": "string", **before}
+    loader.evolve([AddColumns("rudder_discards", {"id": "string"})])
+    rows = [{"id": "a", "table_name": "orders"}, {"id": "b", "table_name": "orders"}]
+    loader.load(load_of(2), staged(loader, tmp_path, "rudder_discards", now, rows))
+    loader._command("OPTIMIZE TABLE shop.rudder_discards FINAL")
+    found = loader.query("SELECT id FROM shop.rudder_discards FINAL ORDER BY id")
+    assert sorted(row[0] or "" for row in found) == ["", "a", "b"]
+
+
 def test_many_users_are_merged(loader: ClickhouseLoader, tmp_path: Path) -> None:
     columns: dict[str, ColumnType] = {"id": "string", "received_at": "datetime", "a": "int", "b": "int"}
     create(loader, "users", columns)

@@ -1,5 +1,6 @@
 """A warehouse holds each event once, whatever fails; what can't be loaded waits, and what does not fit is kept."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,45 @@ async def test_what_does_not_fit_is_kept_once_though_a_plan_is_made_again_after_
     state["engine"] = "works"
     await rig.load()
     assert _kept(rig) == [("later", "m4", "price"), ("order_completed", "m3", "price")]
+
+
+async def test_what_does_not_fit_of_an_event_that_comes_again_is_kept_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.append([track(1, price=10, vip=True)])
+    await rig.load()
+    for more in ((), (track(3, price="much", vip=2.5),)):
+        await rig.append(
+            [track(2, price="much", vip=3), track(4, name="", price=1), track(2, price="more"), *more]
+        )
+        await rig.load()
+    found = rig.rows(
+        "SELECT row_id, column_name, column_value FROM shop.rudder_discards WHERE column_name != '*'"
+    )
+    kept = Counter((row_id, column, value.removesuffix(".0")) for row_id, column, value in found)
+    values = [("m2", "price", "much"), ("m2", "price", "more"), ("m2", "vip", "3")]
+    assert kept == Counter([*values, ("m3", "price", "much"), ("m3", "vip", "2.5")]), "whatever differs, once"
+    assert [row for row in _kept(rig) if row[2] == "*"] == [("track", "m4", "*")]
+
+
+async def test_without_dedupe_discards_are_only_added(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, config=duckdb.Config(dedupe="none"))
+    await rig.append([track(1, price=10)])
+    await rig.load()
+    for _ in range(2):
+        await rig.append([track(2, price="much")])
+        await rig.load()
+    assert _kept(rig) == [("order_completed", "m2", "price")] * 2, "as often as the row"
+
+
+async def test_discards_of_a_table_that_has_no_ids_yet_stay(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.append([track(1, price=10)])
+    await rig.load()
+    rig.rows("CREATE TABLE shop.rudder_discards (table_name VARCHAR, row_id VARCHAR, column_name VARCHAR)")
+    rig.rows("INSERT INTO shop.rudder_discards VALUES ('order_completed', 'm0', 'price')")
+    await rig.append([track(2, price="much")])
+    await rig.load()
+    assert _kept(rig) == [("order_completed", "m0", "price"), ("order_completed", "m2", "price")]
 
 
 async def test_discards_that_fail_catch_up_all(tmp_path: Path) -> None:

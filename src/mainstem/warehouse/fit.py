@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from mainstem.warehouse.schema import USERS, Columns, ColumnType
 from mainstem.warehouse.staging import NUMBER, Chunk, TableRows, values_of
@@ -21,6 +22,8 @@ from mainstem.warehouse.values import ARROW, Unfit, array_of, moment_of, text_of
 Json = Any
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+WHOLE: Final = "*"
+"""In place of a column: the whole event."""
 _NEVER: Final = (datetime.min.replace(tzinfo=UTC), -1)
 
 
@@ -34,10 +37,27 @@ class Discard(msgspec.Struct, frozen=True):
     reason: str
     received_at: datetime | None
 
+    def id(self) -> str:
+        """Return its name: the same whenever and however the same value of the same row comes again.
+
+        Of an event that is kept whole, its messageId decides: what it was enriched with may be another time's.
+        """
+        value = self.value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # among fractions, integers are staged as floats
+        named = (
+            text_of(self.table),
+            self.row_id,
+            self.column,
+            "" if self.column == WHOLE else text_of(value),
+        )
+        return xxhash.xxh3_128_hexdigest(msgspec.json.encode(named))
+
     def row(self) -> dict[str, Json]:
         """Return it as a row of the table of discards, in lower case."""
         received_at = None if self.received_at is None else self.received_at.isoformat()
         found = {
+            "id": self.id(),
             "table_name": self.table,
             "row_id": self.row_id,
             "column_name": self.column,

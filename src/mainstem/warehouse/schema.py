@@ -22,7 +22,8 @@ Schema = Mapping[str, Columns]
 LOADS: Final = "_mainstem_loads"
 """The table that says which loads are in: committed together with their rows."""
 DISCARDS: Final = "rudder_discards"
-"""Values that did not fit their column, whole, with their row's id. RudderStack's name and columns."""
+"""Values that did not fit their column, whole, with their row's id. RudderStack's name and columns; and an id, so that
+a row that is loaded again does not double them."""
 USERS: Final = "users"
 
 LOADS_COLUMNS: Final[Columns] = {
@@ -35,6 +36,7 @@ LOADS_COLUMNS: Final[Columns] = {
     "loaded_at": "datetime",
 }
 DISCARDS_COLUMNS: Final[Columns] = {
+    "id": "string",
     "table_name": "string",
     "row_id": "string",
     "column_name": "string",

@@ -25,7 +25,7 @@ from mainstem.events.stored import StoredEvent
 from mainstem.ledger.base import CountKey
 from mainstem.telemetry.log import logger
 from mainstem.warehouse.arrears import Arrears
-from mainstem.warehouse.fit import Discard, write_parquet
+from mainstem.warehouse.fit import WHOLE, Discard, write_parquet
 from mainstem.warehouse.loader import (
     Load,
     Loader,
@@ -479,7 +479,7 @@ def discards_of(load: Load, table: str) -> Load:
 
 def refused_row(event: Event, why: str, named: Callable[[str], str]) -> Row:
     """Return an event that can't be rows, whole, as a row of the discards."""
-    discard = Discard(event.type, event.message_id, "*", event.message, why, None)
+    discard = Discard(event.type, event.message_id, WHOLE, event.message, why, None)
     data = discard.row() | {"received_at": event.message.get("receivedAt")}
     return Row(
         table=named(DISCARDS),
@@ -496,7 +496,7 @@ def naming_of(spec: LoaderSpec) -> Callable[[str], str]:
 def _mode_of(table: str, named: Callable[[str], str], spec: LoaderSpec, config: WarehouseSettings) -> Mode:
     if table == named(USERS):
         return "latest by id"
-    if table == named(DISCARDS) or config.dedupe == "none":
+    if config.dedupe == "none":
         return "append"
     return "replace by id" if spec.capabilities.merges else "append"
 

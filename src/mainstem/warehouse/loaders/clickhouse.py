@@ -13,7 +13,7 @@ load have the same key as before, and `FINAL` shows each once.
 **Rows.** Tables are `ReplacingMergeTree` ordered by `id`; two hidden columns (`SELECT *` does not show them)
 decide what is replaced: `_mainstem_version` is the time of received_at, the latest stays; `_mainstem_part` is
 empty, or names the load where `dedupe` is `none`, so that rows are kept side by side; tables without `id`
-(`rudder_discards`) have it alone, and it names the row. Parts are merged some
+have it alone, and it names the row. Parts are merged some
 time later: **readers say `FINAL`** (`SELECT … FROM tracks FINAL`, or `SET final = 1` for a session or a user)
 and see one row an id. `users` are read, merged column by column, and written as new rows; two loads that bring
 the same user at the same time may overtake each other, which one cursor per user excludes.
@@ -263,12 +263,28 @@ class ClickhouseLoader:
         rows = lake_tables.rows_of(table, columns, now)
         if table.mode == "latest by id":
             rows = self._merged(table.table, rows, columns)
-        self._insert(table.table, load, _keyed(rows, load, table), "rows")
+        self._insert(
+            table.table,
+            load,
+            _keyed(rows, load, table, by_id="id" in columns and self._has_key(table.table)),
+            "rows",
+        )
         writer = secrets.token_hex(8)
         note = lake_tables.loads_row(load, table, now).append_column("_mainstem_load", pa.array([writer]))
         self._insert(LOADS, load, note, table.table)
         # Somebody else may have carried out the same load meanwhile: the server took the rows of one of us.
         return Done(table.rows) if self._noted_by(load, table.table) == writer else Done(0, already=True)
+
+    def _has_key(self, table: str) -> bool:
+        """Tell whether rows replace one another by id: a column that was added later is not in the table's key."""
+        return bool(
+            self._select(
+                "SELECT 1 FROM system.columns WHERE database = {database:String} AND table = {table:String}"
+                " AND name = 'id' AND is_in_sorting_key",
+                database=self.namespace,
+                table=table,
+            )
+        )
 
     def _noted_by(self, load: Load, table: str) -> str:
         """Return who wrote the row of `_mainstem_loads`; empty if nobody did."""
@@ -372,10 +388,10 @@ class ClickhouseLoader:
             raise WarehouseError(f"{what}: {_words(error)}") from error
 
 
-def _keyed(rows: "pa.Table", load: Load, table: StagedTable) -> "pa.Table":
+def _keyed(rows: "pa.Table", load: Load, table: StagedTable, *, by_id: bool) -> "pa.Table":
     """Return rows with what decides whether they replace others: those without an id only themselves, should the server
     have forgotten that they are in."""
-    if "id" not in rows.column_names:
+    if not by_id or "id" not in rows.column_names:
         return rows.append_column("_mainstem_load", pa.array(_marks(rows, load), pa.string()))
     ids = rows["id"].to_pylist()
     own = load.id if table.mode == "append" else ""

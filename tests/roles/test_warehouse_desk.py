@@ -1,0 +1,147 @@
+"""What is asked of a warehouse beside its worker: history from an archive."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mainstem.pipeline.decode import Decoder
+from mainstem.pipeline.judge import judge_by
+from mainstem.pipeline.transform import Chains
+from mainstem.roles.warehouse_desk import Desk
+from mainstem.settings import Settings
+from mainstem.warehouse.loaders.duckdb import DuckdbLoader
+from tests.roles.rig import START_MS, Rig, rig, workspace
+
+_FOREVER_MS = START_MS * 10
+_DISCARDS = "SELECT table_name, row_id, column_name, column_value FROM web.rudder_discards"
+
+
+def _house(name: str = "house", **more: Any) -> dict[str, Any]:
+    config = {"syncFrequency": 0.001, "path": f"{name}.duckdb", "namespace": "web", **more}
+    return {"id": name, "name": name, "type": "duckdb", "start": "earliest", "config": config}
+
+
+_FILES = {
+    "id": "files",
+    "name": "Files",
+    "type": "archive",
+    "start": "earliest",
+    "config": {"url": "archive", "maxAgeS": 0.1},
+}
+
+
+def _track(number: int, *, name: str = "Paid", **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "track",
+        "event": name,
+        "messageId": f"m{number}",
+        "userId": f"u{number}",
+        "properties": properties,
+    }
+
+
+async def _desk(running: Rig) -> Desk:
+    known = await running.told.current()
+    return Desk(
+        Settings(data_dir=str(running.data_dir)),
+        known,
+        running.stream,
+        running.ledger,
+        lambda plan: judge_by(plan, running.transformer, share=False),
+        Decoder(known.sources),
+        Chains(known),
+    )
+
+
+async def _backfill(running: Rig, name: str = "house", *, from_ms: int = 0) -> int:
+    """Backfill everything; return how many events were read."""
+    desk = await _desk(running)
+    [destination] = desk.warehouses(name)
+    events = 0
+    async for filled in desk.backfill(
+        destination, table="", archive_id="files", from_ms=from_ms, to_ms=_FOREVER_MS
+    ):
+        events = filled.events
+    return events
+
+
+async def _rows(running: Rig, sql: str, name: str = "house") -> list[tuple[Any, ...]]:
+    def ask() -> list[tuple[Any, ...]]:
+        with contextlib.closing(DuckdbLoader(running.data_dir / f"{name}.duckdb", "web")) as loader:
+            return [tuple(row) for row in loader.query(sql)]
+
+    return await asyncio.to_thread(ask)
+
+
+async def _odd_history(running: Rig) -> Counter[tuple[Any, ...]]:
+    """Events of which some do not fit, loaded live and archived; return what has to be in the discards."""
+    await running.worker()
+    await running.send([_track(0, price=10, at="2026-01-02T03:04:05Z", done=True)])
+    await running.settled("house", received=1)
+    await running.settled("files", received=1)
+    await running.send(
+        [
+            _track(1, price="much", at="soon", done=5),
+            # Of these, a load makes one column of floats; by itself, the first is an integer.
+            _track(2, price=[1, {"a": 2.0}], done=7.25),
+            _track(3, name="", price=1),
+            _track(4, price=20),
+        ]
+    )
+    await running.settled("house", received=5)
+    await running.settled("files", received=5)
+    return Counter(
+        {
+            ("paid", "m1", "price", "much"): 1,
+            ("paid", "m1", "at", "soon"): 1,
+            ("paid", "m1", "done", "5"): 1,
+            ("paid", "m2", "price", '[1,{"a":2.0}]'): 1,
+            ("paid", "m2", "done", "7.25"): 1,
+        }
+    )
+
+
+def _told(rows: list[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
+    """The discards but for the events that are there whole; a number's spelling says nothing."""
+    return Counter(
+        (table, row_id, column, value.removesuffix(".0"))
+        for table, row_id, column, value in rows
+        if column != "*"
+    )
+
+
+async def test_history_that_is_in_already_does_not_double_its_discards(tmp_path: Path) -> None:
+    async with rig(workspace(_house(), _FILES), tmp_path) as running:
+        expected = await _odd_history(running)
+        whole = f"{_DISCARDS} WHERE column_name = '*'"
+        assert _told(await _rows(running, _DISCARDS)) == expected
+        [(table, row_id, _, _)] = await _rows(running, whole)
+        assert (table, row_id) == ("track", "m3")
+        # As other loads each time: by the times that are asked for.
+        for from_ms in (0, 1, 0):
+            assert await _backfill(running, from_ms=from_ms) == 5
+            assert _told(await _rows(running, _DISCARDS)) == expected
+            assert [row[:2] for row in await _rows(running, whole)] == [("track", "m3")]
+        assert await _rows(running, "SELECT id, price FROM web.paid ORDER BY id") == [
+            ("m0", 10),
+            ("m1", None),
+            ("m2", None),
+            ("m4", 20),
+        ]
+
+
+async def test_history_that_does_not_fit_is_kept_whole_in_a_new_warehouse(tmp_path: Path) -> None:
+    new = {**_house("new"), "start": "latest"}
+    async with rig(workspace(_house(), _FILES), tmp_path) as running:
+        expected = await _odd_history(running)
+        await running.told.tell(workspace(_house(), _FILES, new))
+        assert await _backfill(running, "new") == 5
+        rows = dict(await _rows(running, "SELECT id, price FROM web.paid", "new"))
+        assert rows == {"m0": 10, "m1": None, "m2": None, "m4": 20}
+        for from_ms in (1, 2):
+            assert _told(await _rows(running, _DISCARDS, "new")) == expected
+            assert len(await _rows(running, f"{_DISCARDS} WHERE column_name = '*'", "new")) == 1
+            assert await _backfill(running, "new", from_ms=from_ms) == 5
+        assert _told(await _rows(running, _DISCARDS, "new")) == expected
