@@ -127,6 +127,32 @@ async def test_the_command_line(tmp_path: Path) -> None:
         await until("the rows are back", lambda: _count(product, 20))
 
 
+@pytest.mark.timeout(300)
+async def test_sync_pays_what_a_table_owes_though_nothing_waits(tmp_path: Path) -> None:
+    workspace = WORKSPACE.replace("syncFrequency: 0.003", "syncFrequency: 60")
+    async with serving(tmp_path, workspace) as product:
+        # Whatever has a column to be added to it can't be a view.
+        await _rows_of(product, "CREATE SCHEMA web_shop; CREATE VIEW web_shop.tracks AS SELECT 'none' AS id")
+        await product.send(_events(0, 5))
+
+        async def sync() -> tuple[int, list[str]]:
+            done = await product.cli("warehouse", "sync", "house", "--wait-s", "60")
+            return done.returncode, done.stdout.splitlines()
+
+        for first in ("5 events are in", "no events wait"):
+            code, said = await sync()
+            assert (code, said[0]) == (1, first)
+            [fails] = said[1:]
+            assert fails.strip().startswith("FAILS: web_shop.tracks: 5 rows of 1 loads wait: table tracks: ")
+        await _rows_of(product, "DROP VIEW web_shop.tracks")
+        assert await sync() == (
+            0,
+            ["no events wait", "web_shop.tracks: 5 rows of 1 loads that waited are in"],
+        )
+        assert await sync() == (0, ["nothing waits"])
+        assert await _rows_of(product, "SELECT count(*) FROM web_shop.tracks") == [(5,)]
+
+
 def _on_a_terminal(product: Serving, *arguments: str) -> str:
     """Run a command as a person does; return what the terminal shows."""
     ours, theirs = pty.openpty()

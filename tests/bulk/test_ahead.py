@@ -99,6 +99,9 @@ class Place:
         self.taken.setdefault(plan.id, tuple(made.ids))
         return 1
 
+    async def upkeep(self) -> None:
+        return
+
     async def settled(self, plan: Plan) -> None:
         return
 

@@ -52,6 +52,7 @@ def test_each_table_with_its_newest_load(capsys: pytest.CaptureFixture[str]) -> 
         loads=2,
         rows=9,
         since_ms=AT_MS,
+        tried_ms=AT_MS,
         error="no right to write it",
         advice="grant INSERT on it",
     )

@@ -1,4 +1,4 @@
-"""What is asked of a warehouse beside its worker: history from an archive."""
+"""What is asked of a warehouse beside its worker: history from an archive, what its tables owe."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from mainstem.pipeline.transform import Chains
 from mainstem.roles.warehouse_desk import Desk
 from mainstem.settings import Settings
 from mainstem.warehouse.loaders.duckdb import DuckdbLoader
-from tests.roles.rig import START_MS, Rig, rig, workspace
+from tests.roles.rig import START_MS, Rig, rig, until, workspace
 
 _FOREVER_MS = START_MS * 10
 _DISCARDS = "SELECT table_name, row_id, column_name, column_value FROM web.rudder_discards"
@@ -49,6 +49,7 @@ async def _desk(running: Rig) -> Desk:
         known,
         running.stream,
         running.ledger,
+        running.clock,
         lambda plan: judge_by(plan, running.transformer, share=False),
         Decoder(known.sources),
         Chains(known),
@@ -110,6 +111,26 @@ def _told(rows: list[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
         for table, row_id, column, value in rows
         if column != "*"
     )
+
+
+async def test_a_repaired_table_gets_its_rows_while_nothing_comes(tmp_path: Path) -> None:
+    async with rig(workspace(_house()), tmp_path) as running:
+        # Whatever has a column to be added to it can't be a view.
+        await _rows(running, "CREATE SCHEMA web; CREATE VIEW web.tracks AS SELECT 'none' AS id")
+        await running.worker()
+        await running.send([_track(number) for number in range(3)])
+        await running.settled("house", received=3)
+        desk = await _desk(running)
+        [house] = desk.warehouses("house")
+        [told] = await desk.failing(house)
+        assert (told.table, told.rows) == ("tracks", 3)
+        await _rows(running, "DROP VIEW web.tracks")
+
+        async def in_now() -> bool:
+            return not await desk.failing(house)
+
+        await until("the worker has paid", in_now)
+        assert await _rows(running, "SELECT id FROM web.tracks ORDER BY id") == [("m0",), ("m1",), ("m2",)]
 
 
 async def test_history_that_is_in_already_does_not_double_its_discards(tmp_path: Path) -> None:

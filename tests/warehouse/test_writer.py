@@ -1,18 +1,27 @@
 """A warehouse holds each event once, whatever fails; what can't be loaded waits, and what does not fit is kept."""
 
+import asyncio
+import contextlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+import msgspec
 import pytest
 
+from mainstem.bulk.gatherer import Gatherer
+from mainstem.clock import FixedClock
 from mainstem.ledger.base import CountKey
 from mainstem.warehouse.arrears import Arrears
-from mainstem.warehouse.loader import Load, TableFailed
-from mainstem.warehouse.loaders import duckdb
+from mainstem.warehouse.loader import Load, Loader, TableFailed, WarehouseError
+from mainstem.warehouse.loaders import duckdb, postgres
 from mainstem.warehouse.settings import Window, excluded
 from mainstem.warehouse.spool import LoadFolder
 from mainstem.warehouse.staging import TableRows
-from mainstem.warehouse.writer import arrears_of, failing, folder_of
+from mainstem.warehouse.writer import Paid, arrears_of, failing, folder_of
+from tests.components.postgres import PostgresServer
+from tests.warehouse.contract.databases import postgres_config
 from tests.warehouse.rig import CURSOR, START_MS, Broken, Rig, identify, track
 
 EVENTS = 60
@@ -120,11 +129,154 @@ async def test_what_waits_can_be_paid_without_new_events(tmp_path: Path) -> None
     await rig.append([track(1)])
     await rig.load()
     writer = rig.writer()
-    assert await writer.pay() == 0
+    assert await writer.pay() == []
     broken.clear()
-    assert await writer.pay() == 1
-    assert await writer.pay() == 0
+    assert await writer.pay() == [Paid(namespace="shop", table="tracks", loads=1, rows=1)]
+    assert await writer.pay() == []
     assert rig.ids("tracks") == {"m1": 1}
+
+
+class _Failing:
+    """A fault: tables that can't be loaded, and how often it was tried."""
+
+    def __init__(self, *tables: str) -> None:
+        self.tables = set(tables)
+        self.words = "not now"
+        self.tries = 0
+
+    def __call__(self, what: str) -> None:
+        for table in self.tables:
+            if what == f"before load {table}":
+                self.tries += 1
+                raise TableFailed(table, self.words, "wait")
+
+
+async def _owing(rig: Rig, failing: _Failing) -> Gatherer:
+    """A gatherer whose tracks are not in, and to which nothing comes any more."""
+    rig.fault = failing
+    await rig.append([track(number) for number in range(3)])
+    gatherer = await rig.gatherer()
+    await gatherer.flush_now()
+    assert rig.ids("order_completed") == expected(3)
+    return gatherer
+
+
+async def test_a_repaired_table_catches_up_though_nothing_new_comes(tmp_path: Path) -> None:
+    rig, broken, clock = Rig(tmp_path), _Failing("tracks"), FixedClock(START_MS)
+    rig.clock = clock
+    gatherer = await _owing(rig, broken)
+    await gatherer.step()
+    broken.tables.clear()
+    await gatherer.step()
+    assert failing(folder_of(tmp_path, CURSOR)) != [], "not before a sync is due"
+    clock.advance(1)
+    await gatherer.step()
+    assert failing(folder_of(tmp_path, CURSOR)) == []
+    assert rig.ids("tracks") == expected(3)
+    gatherer.close()
+
+
+async def test_a_broken_table_is_not_tried_all_the_time(tmp_path: Path) -> None:
+    rig, broken, clock = Rig(tmp_path), _Failing("tracks"), FixedClock(START_MS)
+    rig.clock = clock
+    gatherer = await _owing(rig, broken)
+    broken.tries = 0
+    broken.words = "still not"
+    for _ in range(4 * 360):
+        clock.advance(10)
+        await gatherer.step()
+    assert 12 <= broken.tries <= 16, "1 s, 2 s, 4 s … and then each hour"
+    [told] = failing(folder_of(tmp_path, CURSOR))
+    assert "still not" in told.error, "why the newest try failed"
+    assert told.since_ms == START_MS
+    assert START_MS + 3 * 3_600_000 < told.tried_ms <= START_MS + 4 * 3_600_000
+    broken.tables.clear()
+    clock.advance(3_600)
+    await gatherer.step()
+    assert rig.ids("tracks") == expected(3)
+    # From here on it is as at the beginning.
+    broken.tables.add("tracks")
+    await rig.append([track(3)])
+    await gatherer.flush_now()
+    broken.tables.clear()
+    clock.advance(2)
+    await gatherer.step()
+    assert rig.ids("tracks") == expected(4)
+    gatherer.close()
+
+
+async def test_a_namespace_to_which_nothing_comes_is_paid_by_a_worker_of_another(tmp_path: Path) -> None:
+    broken = _Failing("tracks")
+    await _owing(Rig(tmp_path, fault=broken), broken)
+    broken.tables.clear()
+    other, clock = Rig(tmp_path, namespace="other"), FixedClock(START_MS)
+    other.clock = clock
+    idle, busy = await other.gatherer([1]), await other.gatherer([0, 2, 3])
+    for gatherer, owing in ((idle, True), (busy, False)):
+        await gatherer.step()
+        clock.advance(1)
+        await gatherer.step()
+        assert bool(failing(folder_of(tmp_path, CURSOR))) == owing, (
+            "one worker, that with the first partition"
+        )
+        gatherer.close()
+    assert other.ids("tracks") == expected(3)
+
+
+async def test_nothing_is_paid_in_an_excluded_window(tmp_path: Path) -> None:
+    window = Window("00:00", "23:59")
+    config = duckdb.Config(sync_frequency=0.0001, exclude_window=window)
+    rig, broken, clock = Rig(tmp_path, config=config), _Failing("tracks"), FixedClock(START_MS)
+    rig.clock = clock
+    gatherer = await _owing(rig, broken)
+    broken.tables.clear()
+    await gatherer.step()
+    for _ in range(5):
+        clock.advance(60)
+        await gatherer.step()
+    assert failing(folder_of(tmp_path, CURSOR)) != []
+    gatherer.close()
+
+
+async def test_an_engine_that_is_away_holds_up_no_other_namespace_that_owes(tmp_path: Path) -> None:
+    broken = _Failing("tracks")
+    rig, other = Rig(tmp_path, fault=broken), Rig(tmp_path, fault=broken, namespace="zoo")
+    await _owing(rig, broken)
+    await _owing(other, broken)
+    away = ["before open"]
+
+    def fault(what: str) -> None:
+        if away and what == away[0]:
+            away.clear()
+            raise WarehouseError("no route to host")
+
+    rig.fault = fault
+    assert [(paid.namespace, paid.table) for paid in await rig.writer().pay()] == [("zoo", "tracks")]
+    [told] = failing(folder_of(tmp_path, CURSOR))
+    assert (told.namespace, told.error) == ("shop", "no route to host")
+    assert len(await rig.writer().pay()) == 1
+
+
+async def test_two_that_pay_the_same_at_the_same_time(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    # Of DuckDB's file, only one process at a time could.
+    def open_(_: Any, namespace: str, folder: Path) -> Loader:
+        return postgres.open_loader(postgres_config(postgres_server.port), namespace, folder)
+
+    namespace = f"pay_{uuid4().hex[:12]}"
+    spec = msgspec.structs.replace(postgres.SPEC, open=open_)
+    rig = Rig(tmp_path, fault=_Failing("tracks", "order_completed"), spec=spec, namespace=namespace)
+    for number in range(0, 40, 4):
+        await rig.append([track(n, price="much" if number else 1) for n in range(number, number + 4)])
+        await rig.load()
+    rig.fault = lambda _: None
+    paid = await asyncio.gather(*(rig.writer().pay() for _ in range(3)))
+    assert failing(folder_of(tmp_path, CURSOR)) == []
+    assert max(one.loads for found in paid for one in found) <= 10
+    with contextlib.closing(open_(None, namespace, tmp_path)) as loader:
+        for table, count in (("tracks", 40), ("order_completed", 40), ("rudder_discards", 36)):
+            assert loader.query(f"SELECT count(*) FROM {namespace}.{table}") == [(count,)]
 
 
 def _kept(rig: Rig) -> list[tuple[str, str, str]]:

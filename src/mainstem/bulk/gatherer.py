@@ -41,6 +41,7 @@ _READ_BYTES: Final = 1024 * 1024
 _IDLE_S: Final = 60.0
 _LINGER_S: Final = 1.0
 """How long new records may wait to be read while a flush is not due: reading in gulps costs less."""
+_FIRST_PARTITION: Final = 0
 _LEFT_BEHIND_S: Final = 86_400.0
 """What was sealed is removed after this time, and twice the age of a flush, if no plan knows of it."""
 _PASSING: Final = (BulkError, LedgerError, StreamError, SandboxUnavailable, OSError)
@@ -242,7 +243,8 @@ class Gatherer:
         )
 
     async def step(self) -> bool:
-        """Do what can be done now: finish an open plan, read a gulp, begin to write what is due (see `written`).
+        """Do what can be done now: finish an open plan, read a gulp, begin to write what is due (see `written`). While
+        nothing is being written, the writer sees to its upkeep.
 
         `run` calls it; callers that do so themselves must not run `run` beside it.
 
@@ -255,12 +257,15 @@ class Gatherer:
         more = False
         if not self._due() and not self._full():
             more = await self._gather()
-        if self._due():
+        is_due = self._due()
+        if is_due:
             await self._collect()  # one plan at a time
-            # Somebody asked for a flush, and that was it; or the ledger has to be asked first.
-            if self._known and self._due():
-                await self._flush()
             more = True
+        if self._writing is None and _FIRST_PARTITION in self._owned:
+            await self._writer.upkeep()
+        # Somebody asked for a flush, and that was it; or the ledger has to be asked first.
+        if is_due and self._known and self._due():
+            await self._flush()
         self._failures = 0
         self._error = ""
         return more

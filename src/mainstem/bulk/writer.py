@@ -102,6 +102,15 @@ class Writer(Protocol):
         """Say whether a flush may wait, must, or is wanted at once; asked often."""
         ...
 
+    async def upkeep(self) -> None:
+        """Do what is due apart from plans. Asked in every step, about once a second while nothing comes, but not while
+        a batch is being written; and only where the first partition is owned: by one worker of all.
+
+        Raises:
+            OSError: it could not be done; it will be tried again.
+        """
+        ...
+
     async def settled(self, plan: Plan) -> None:
         """The plan is settled: what was kept for writing it again may go."""
         ...

@@ -28,7 +28,9 @@ from mainstem.events.canonical import parse_time_ms
 from mainstem.settings import Settings
 
 if TYPE_CHECKING:
-    from mainstem.roles.warehouse_desk import WarehouseStatus
+    from mainstem.roles.warehouse_desk import Desk, WarehouseStatus
+    from mainstem.warehouse.writer import TableStatus
+    from mainstem.workspace.model import Destination
 
 AsJson = Annotated[bool, Parameter(name="--json", help="One JSON object a line.", negative=())]
 Wanted = Annotated[str, Parameter(help="Its id in the workspace.")]
@@ -65,13 +67,17 @@ def register(app: App) -> None:
     def sync(
         destination: Wanted,
         *,
-        wait_s: Annotated[float, Parameter(help="How long to wait for it; 0 = only ask.")] = 600.0,
+        wait_s: Annotated[float, Parameter(help="How long to wait for new events; 0 = only ask.")] = 600.0,
         workspace: WorkspacePath = None,
         data_dir: DataDir = None,
         settings: SettingsFile = None,
         more: Set = None,
     ) -> int:
-        """Load what waits at once, without waiting for the schedule. A running worker does it."""
+        """Load what waits at once, without waiting for the schedule.
+
+        A running worker loads new events. Rows of tables that could not be loaded before are loaded by the command
+        itself. Exits with 1 when a table still can't be loaded; says why.
+        """
         known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         return asyncio.run(_sync(known, destination, wait_s))
 
@@ -138,25 +144,34 @@ async def _sync(settings: Settings, wanted: str, wait_s: float) -> int:
         desk = await Desk.open(settings, SystemClock(), stack)
         [destination] = desk.warehouses(wanted)
         waiting = await desk.ask(destination)
-        if not wait_s:
-            print(f"asked for; {waiting:,} events wait")
-            return 0
-        if not waiting:
-            print("nothing waits")
-            return 0
-        with _progress() as progress:
-            task = progress.add_task("loading", total=waiting)
-            try:
-                async for left in desk.wait(destination, wait_s):
-                    progress.update(task, total=max(waiting, left), completed=max(0, waiting - left))
-            except TimeoutError:
-                print(
-                    f"not done after {wait_s:g} s: is a worker running? `mainstem warehouse status {wanted}` "
-                    "tells what fails"
-                )
-                return 1
-    print(f"{waiting:,} events are in")
-    return 0
+        if waiting and wait_s and not await _loaded(desk, destination, waiting, wait_s):
+            print(
+                f"not done after {wait_s:g} s: is a worker running? `mainstem warehouse status {wanted}` "
+                "tells what fails"
+            )
+            return 1
+        paid, failing = await desk.pay(destination), await desk.failing(destination)
+    if waiting:
+        print(f"{waiting:,} events are in" if wait_s else f"asked for; {waiting:,} events wait")
+    else:
+        print("no events wait" if paid or failing else "nothing waits")
+    for one in paid:
+        print(f"{one.namespace}.{one.table}: {one.rows:,} rows of {one.loads} loads that waited are in")
+    for table in failing:
+        print(_fails(table))
+    return 1 if failing else 0
+
+
+async def _loaded(desk: "Desk", destination: "Destination", waiting: int, wait_s: float) -> bool:
+    """Show how events come in; tell whether all did in time."""
+    with _progress() as progress:
+        task = progress.add_task("loading", total=waiting)
+        try:
+            async for left in desk.wait(destination, wait_s):
+                progress.update(task, total=max(waiting, left), completed=max(0, waiting - left))
+        except TimeoutError:
+            return False
+    return True
 
 
 async def _plan(settings: Settings, wanted: str, events: int, *, as_json: bool) -> None:
@@ -238,11 +253,14 @@ def _show(status: "WarehouseStatus") -> None:
         if len(rows) > _MOST_TABLES:
             console.print(f"  … and {len(rows) - _MOST_TABLES:,} tables more: --json has them all")
     for one in status.failing:
-        console.print(
-            f"  FAILS: {one.namespace}.{one.table}: {one.rows:,} rows of {one.loads} loads wait: {one.error}"
-            + (f". What to do: {one.advice}" if one.advice else ""),
-            markup=False,
-        )
+        console.print(_fails(one), markup=False)
+
+
+def _fails(one: "TableStatus") -> str:
+    return (
+        f"  FAILS: {one.namespace}.{one.table}: {one.rows:,} rows of {one.loads} loads wait: {one.error}"
+        + (f". What to do: {one.advice}" if one.advice else "")
+    )
 
 
 def _table_rows(status: "WarehouseStatus", namespace: str) -> list[tuple[str, list[str]]]:

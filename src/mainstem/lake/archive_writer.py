@@ -81,6 +81,9 @@ class ArchiveWriter:
     def urgency(self) -> Urgency:
         return "when due"
 
+    async def upkeep(self) -> None:
+        return
+
     async def settled(self, plan: Plan) -> None:
         return
 

@@ -1,6 +1,6 @@
 """What people ask of a warehouse: how it stands, a load at once, what a load would change, one table from the archive.
 
-Works beside a running worker, and without one. A load is carried out by the worker; here it is asked for.
+Works beside a running worker, and without one. A load of new events is carried out by the worker; here it is asked for.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from mainstem.pipeline.reading import decode_with
 from mainstem.pipeline.transform import Chains
 from mainstem.roles.rooms import open_geo, open_the_ledger, open_the_stream, open_the_workspace
 from mainstem.roles.sandboxes import open_transformer, tools_of
-from mainstem.roles.warehouses import Tables, tables_of
+from mainstem.roles.warehouses import Tables, tables_of, writer_of
 from mainstem.settings import Settings
 from mainstem.stream.base import OffsetGone, Stream
 from mainstem.warehouse.loader import Load, Loader, LoaderRow, WarehouseError
@@ -37,6 +37,7 @@ from mainstem.warehouse.rows import RowsRefused
 from mainstem.warehouse.schema import Schema, SchemaChange, merged_columns, plan_changes
 from mainstem.warehouse.staging import TableRows
 from mainstem.warehouse.writer import (
+    Paid,
     TableStatus,
     discards_of,
     failing,
@@ -100,6 +101,7 @@ class Desk:
         workspace: Workspace,
         stream: Stream,
         ledger: Ledger,
+        clock: Clock,
         judge_of: Callable[[DestinationPlan], Judge],
         decoder: Decoder,
         chains: Chains,
@@ -108,6 +110,7 @@ class Desk:
         self._workspace = workspace
         self._stream = stream
         self._ledger = ledger
+        self._clock = clock
         self._judge_of = judge_of
         self._decoder = decoder
         self._chains = chains
@@ -123,6 +126,7 @@ class Desk:
             workspace,
             await open_the_stream(settings, clock, stack),
             await open_the_ledger(settings, stack),
+            clock,
             lambda plan: judge_by(plan, transformer, share=False),
             Decoder(workspace.sources, geo),
             Chains(workspace, tools_of(geo)),
@@ -156,7 +160,7 @@ class Desk:
                 found[namespace] = await asyncio.to_thread(self._loads, tables, namespace, loads)
         except WarehouseError as trouble:
             error = str(trouble)
-        folder = folder_of(self._settings.data_path, destination.id)
+        folder = self._folder(destination)
         return WarehouseStatus(
             destination_id=destination.id,
             title=tables.spec.title,
@@ -168,10 +172,17 @@ class Desk:
                 for namespace in namespaces
                 if (reports := await asyncio.to_thread(_newest_first, folder, namespace))
             },
-            failing=await asyncio.to_thread(failing, folder),
+            failing=await self.failing(destination),
             error=error,
             worker_error=await self._worker_error(destination),
         )
+
+    async def failing(self, destination: Destination) -> Sequence[TableStatus]:
+        """Return the tables that can't be loaded, and owe something."""
+        return await asyncio.to_thread(failing, self._folder(destination))
+
+    def _folder(self, destination: Destination) -> Path:
+        return folder_of(self._settings.data_path, destination.id)
 
     async def _worker_error(self, destination: Destination) -> str:
         shown = (await self._ledger.statuses()).get(destination.id)
@@ -195,17 +206,26 @@ class Desk:
     # ------------------------------------------------------------ a load at once
 
     async def ask(self, destination: Destination) -> int:
-        """Ask the worker for a load at once; return how many events wait for it."""
-        request = request_of(folder_of(self._settings.data_path, destination.id))
-        request.parent.mkdir(parents=True, exist_ok=True)
-        request.touch()
-        return await self.waiting(destination)
+        """Ask the worker for a load at once, if events wait for one; return how many do."""
+        waiting = await self.waiting(destination)
+        if waiting:
+            request = request_of(self._folder(destination))
+            request.parent.mkdir(parents=True, exist_ok=True)
+            request.touch()
+        return waiting
+
+    async def pay(self, destination: Destination) -> Sequence[Paid]:
+        """Load what tables owe, here and now; return what is in. `failing` says what is not, and why.
+
+        A worker may do the same meanwhile: a load is in once, whoever brings it.
+        """
+        return await writer_of(self._tables(destination), self._clock).pay()
 
     async def wait(self, destination: Destination, timeout_s: float) -> AsyncIterator[int]:
         """Yield how many events still wait, until none of those that waited at the beginning does.
 
         Raises:
-            SettingsError: the time is over: no worker runs, or the warehouse does not take it.
+            TimeoutError: the time is over: no worker runs, or the warehouse does not take it.
         """
         goal = {part: bounds.next for part, bounds in (await self._stream.bounds()).items()}
         async with asyncio.timeout(timeout_s):
@@ -306,7 +326,7 @@ class Desk:
         if archive is None or spec is None or spec.kind != "files":
             raise SettingsError(f"--archive {archive_id}: not an archive of the workspace")
         reader = await asyncio.to_thread(open_archive, archive.config, self._settings.data_path)
-        folder = folder_of(self._settings.data_path, destination.id) / "backfill"
+        folder = self._folder(destination) / "backfill"
         judge = self._judge_of(tables.plan)
         events = rows = number = 0
         wanted = table.lower()

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from mainstem.clock import Clock
 from mainstem.events.canonical import Event, canonical_event
 from mainstem.events.stored import StoredEvent
 from mainstem.pipeline.decode import Decoder
@@ -87,18 +88,21 @@ def open_warehouse_flow(plan: DestinationPlan, decoder: Decoder, around: Surroun
     Raises:
         FlowRefused: no engine of this type is here.
     """
-    tables = tables_of(plan, decoder, around.data_dir)
-    writer = WarehouseWriter(
-        destination_id=plan.destination.id,
+    return BatchFlow(plan, around, writer_of(tables_of(plan, decoder, around.data_dir), around.clock))
+
+
+def writer_of(tables: Tables, clock: Clock) -> WarehouseWriter:
+    """Return the writer of a warehouse."""
+    return WarehouseWriter(
+        destination_id=tables.plan.destination.id,
         spec=tables.spec,
         config=tables.config,
         decode=tables.decode,
         to_rows=tables.to_rows,
         shapes=tables.shapes,
-        data_dir=around.data_dir,
-        clock=around.clock,
+        data_dir=tables.data_dir,
+        clock=clock,
     )
-    return BatchFlow(plan, around, writer)
 
 
 def _facts(known: Mapping[str, Any]) -> Facts:

@@ -23,6 +23,7 @@ from mainstem.warehouse.schema import Columns, ColumnType
 from mainstem.warehouse.staging import TableRows
 
 _MANIFEST: Final = "manifest.json"
+_TROUBLE: Final = "trouble.json"
 _MAX_FOLDER: Final = 200
 """Bytes of a folder's name; file systems take 255."""
 
@@ -41,11 +42,32 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int
 
 
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a table could not be loaded when it was tried last."""
+
+    error: str
+    advice: str
+    at_ms: int
+
+
 class Owed(msgspec.Struct, frozen=True):
     """A load of a table that is not in yet."""
 
     folder: Path
     manifest: Manifest
+
+    def waits(self) -> bool:
+        """Tell whether it still does: another process may have brought it in."""
+        return (self.folder / _MANIFEST).is_file()
+
+    def trouble(self) -> Trouble:
+        """Return why it is not in, as far as is known by now."""
+        try:
+            return msgspec.json.decode((self.folder / _TROUBLE).read_bytes(), type=Trouble)
+        except (FileNotFoundError, msgspec.DecodeError):
+            # It was not tried again yet, or a power cut has taken what nobody synced.
+            first = self.manifest
+            return Trouble(error=first.error, advice=first.advice, at_ms=first.since_ms)
 
     def rows(self) -> TableRows:
         """Return its rows, as they were gathered."""
@@ -116,6 +138,16 @@ class Arrears:
         made.rename(folder)
         sync_folder(folder.parent)
 
+    def tried(self, owed: Owed, trouble: Trouble) -> None:
+        """Note why a load is still not in. For people's eyes only: it is not synced.
+
+        Raises:
+            OSError: the disk does not take it, or the load was paid meanwhile.
+        """
+        made = owed.folder / f"{_TROUBLE}.{os.getpid()}"
+        made.write_bytes(msgspec.json.encode(trouble))
+        made.replace(owed.folder / _TROUBLE)
+
     def sweep(self) -> None:
         """Remove what is left of loads that were paid by somebody who was killed meanwhile."""
         for path in self._folder.glob("*/*"):
@@ -130,9 +162,11 @@ class Arrears:
 
 def _owed_in(folder: Path) -> Iterator[Owed]:
     for path in sorted(folder.iterdir()):
-        manifest = path / _MANIFEST
-        if manifest.is_file():
-            yield Owed(path, msgspec.json.decode(manifest.read_bytes(), type=Manifest))
+        try:
+            content = (path / _MANIFEST).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # paid, or half removed
+        yield Owed(path, msgspec.json.decode(content, type=Manifest))
 
 
 def _folder_name(table: str) -> str:

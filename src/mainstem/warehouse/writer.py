@@ -3,10 +3,11 @@
 gatherer -> **warehouse writer** -> loader. What is made of a plan are rows by table, gathered on disk (`staging`). They
 are written table by table: the table is changed if it has to be, the rows are fitted to it and loaded, exactly once by
 the plan's id. A table that can't be loaded does not hold up the others: its rows go to the arrears, durably, before the
-position moves on, and are tried again with every later load, in order.
+position moves on, and are tried again with every later load, in order; where no load comes, by the schedule of syncs.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from mainstem.events.canonical import Event
 from mainstem.events.stored import StoredEvent
 from mainstem.ledger.base import CountKey
 from mainstem.telemetry.log import logger
-from mainstem.warehouse.arrears import Arrears
+from mainstem.warehouse.arrears import Arrears, Owed, Trouble
 from mainstem.warehouse.fit import WHOLE, Discard, write_parquet
 from mainstem.warehouse.loader import (
     Load,
@@ -56,6 +57,7 @@ _MAX_CELLS: Final = 3_000_000
 _MAX_WAITING_CELLS: Final = 400_000
 """Values that wait as events, to be made columns."""
 _MAX_NAMESPACES: Final = 64
+_MOST_PAY_WAIT_S: Final = 3_600.0
 _DISCARDS_NUMBER: Final = 9_999
 """Names the files of values that do not fit."""
 
@@ -71,8 +73,20 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How many loads of it wait."""
     rows: int
     error: str
+    """Why the newest try failed."""
     advice: str
     since_ms: int
+    tried_ms: int
+    """When it was tried last."""
+
+
+class Paid(msgspec.Struct, frozen=True, kw_only=True):
+    """Loads of a table that waited, and are in now."""
+
+    namespace: str
+    table: str
+    loads: int
+    rows: int
 
 
 def _nothing(_event: Event) -> None:
@@ -226,6 +240,8 @@ class WarehouseWriter:
         self._folder = folder_of(data_dir, destination_id)
         self._measures = Measures(destination_id, self._folder)
         self._clock = clock
+        self._pay_wait_s = self.limits.max_age_s
+        self._pay_at = clock.monotonic() + self._pay_wait_s
 
     @property
     def place(self) -> str:
@@ -270,8 +286,21 @@ class WarehouseWriter:
     async def settled(self, plan: Plan) -> None:
         request_of(self._folder).unlink(missing_ok=True)
 
-    async def pay(self) -> int:
-        """Try again what tables owe; return how many loads are in now that were not."""
+    async def upkeep(self) -> None:
+        """Pay what tables owe, as often as a sync may be due; seldomer while nothing comes of it.
+
+        A load tries what its namespace owes anyway. This is for namespaces to which nothing new comes.
+        """
+        if self._clock.monotonic() < self._pay_at or self.urgency() == "not now":
+            return
+        most_s = max(self.limits.max_age_s, _MOST_PAY_WAIT_S)
+        in_vain = bool(await asyncio.to_thread(failing, self._folder)) and not await self.pay()
+        self._pay_wait_s = min(2 * self._pay_wait_s, most_s) if in_vain else self.limits.max_age_s
+        self._pay_at = self._clock.monotonic() + self._pay_wait_s
+
+    async def pay(self) -> Sequence[Paid]:
+        """Try again what tables owe, in every namespace; return what is in now that was not. What still is not says why
+        (`failing`)."""
         return await asyncio.to_thread(self._pay)
 
     # ------------------------------------------------------------ in a thread
@@ -362,35 +391,86 @@ class WarehouseWriter:
     def _arrears(self, namespace: str) -> Arrears:
         return Arrears(arrears_of(self._folder, namespace))
 
-    def _pay(self) -> int:
-        paid = 0
+    def _pay(self) -> Sequence[Paid]:
+        paid: list[Paid] = []
         for namespace in namespaces_in(self._folder):
             arrears = self._arrears(namespace)
-            before = sum(len(arrears.owed(table)) for table in arrears.tables())
+            before = {table: arrears.owed(table) for table in arrears.tables()}
             if not before:
                 continue
-            loader = self._spec.open(self._config, namespace, self._data_dir)
             try:
-                self._pay_namespace(self._space(namespace, loader))
-            finally:
-                loader.close()
-                self._report()
-            paid += before - sum(len(arrears.owed(table)) for table in arrears.tables())
+                self._pay_at_engine(namespace)
+            except (BulkError, OSError) as error:
+                # Not of one table: all of them wait for it, those of other namespaces may not.
+                _log.warning(
+                    "what tables owe can't be paid",
+                    destination=self._destination_id,
+                    namespace=namespace,
+                    error=str(error),
+                )
+                for table in arrears.tables():
+                    self._note_trouble(arrears, arrears.owed(table), str(error), "")
+            paid += [
+                Paid(
+                    namespace=namespace,
+                    table=table,
+                    loads=len(done),
+                    rows=sum(one.manifest.rows for one in done),
+                )
+                for table, owed in before.items()
+                if (done := [one for one in owed if not one.waits()])
+            ]
         return paid
+
+    def _pay_at_engine(self, namespace: str) -> None:
+        loader = self._spec.open(self._config, namespace, self._data_dir)
+        try:
+            self._pay_namespace(self._space(namespace, loader))
+        finally:
+            loader.close()
+            self._report()
 
     def _pay_namespace(self, space: _Space) -> None:
         """Try what tables owe; note those that still do."""
         space.arrears.sweep()
-        for table in space.arrears.tables():
-            for owed in space.arrears.owed(table):
-                try:
-                    self._load_table(owed.manifest.load, space, owed.rows(), owed.folder)
-                except TableFailed as failed:
-                    space.schema.update(space.loader.fetch_schema())
-                    space.owing[table] = failed.advice
-                    break
-                space.arrears.paid(owed)
-                _log.info("waiting rows are in", destination=self._destination_id, table=table)
+        owing = space.arrears.tables()
+        if not owing:
+            return
+        # A folder of our own: another worker may be at the same.
+        with contextlib.closing(LoadFolder(self._folder / "loads", "owed")) as made:
+            for table in owing:
+                self._pay_table(space, table, made.path)
+
+    def _pay_table(self, space: _Space, table: str, folder: Path) -> None:
+        """Load what a table owes, oldest first, as far as it goes."""
+        for owed in space.arrears.owed(table):
+            try:
+                self._load_table(owed.manifest.load, space, owed.rows(), folder)
+            except (BulkError, OSError) as error:
+                if not owed.waits():
+                    continue  # another process was faster, and has removed what was read here
+                if not isinstance(error, TableFailed):
+                    raise
+                space.schema.update(space.loader.fetch_schema())
+                space.owing[table] = error.advice
+                self._note_trouble(space.arrears, [owed], str(error), error.advice)
+                break
+            space.arrears.paid(owed)
+            _log.info("waiting rows are in", destination=self._destination_id, table=table)
+
+    def _note_trouble(self, arrears: Arrears, owed: Sequence[Owed], error: str, advice: str) -> None:
+        """Note of the first of these why it is not in."""
+        for one in owed[:1]:
+            try:
+                arrears.tried(one, Trouble(error=error, advice=advice, at_ms=self._clock.now_ms()))
+            except OSError as trouble:
+                if one.waits():
+                    _log.warning(
+                        "why a table waits can't be noted",
+                        destination=self._destination_id,
+                        table=one.manifest.table,
+                        error=str(trouble),
+                    )
 
 
 def load_rows(
@@ -530,16 +610,17 @@ def failing(folder: Path) -> Sequence[TableStatus]:
         for table in arrears.tables():
             owed = arrears.owed(table)
             if owed:
-                first = owed[0].manifest
+                trouble = owed[0].trouble()
                 found.append(
                     TableStatus(
                         namespace=namespace,
                         table=table,
                         loads=len(owed),
                         rows=sum(one.manifest.rows for one in owed),
-                        error=first.error,
-                        advice=first.advice,
-                        since_ms=first.since_ms,
+                        error=trouble.error,
+                        advice=trouble.advice,
+                        since_ms=owed[0].manifest.since_ms,
+                        tried_ms=trouble.at_ms,
                     )
                 )
     return found
