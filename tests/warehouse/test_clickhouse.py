@@ -145,9 +145,10 @@ def test_too_long_a_name(loader: ClickhouseLoader) -> None:
 
 def test_what_a_cluster_is_told() -> None:
     told: list[str] = []
+    there = [("orders", name, "Nullable(String)", "") for name in ("id", "received_at")]
     client = SimpleNamespace(
         command=told.append,
-        query=lambda sql, **_: SimpleNamespace(result_rows=[]),
+        query=lambda sql, **_: SimpleNamespace(result_rows=there if sql.startswith("SELECT table, ") else []),
         close=lambda: None,
     )
     loader = ClickhouseLoader(client, "shop", cluster="main")

@@ -24,7 +24,7 @@ from mainstem.warehouse.loaders.databricks import Config, DatabricksLoader, open
 from mainstem.warehouse.loaders.databricks_api import DatabricksApi, StatementFailed
 from mainstem.warehouse.loaders.delta_tables import DeltaLoader
 from mainstem.warehouse.schema import AddColumns, ColumnType, CreateTable, WidenColumn
-from tests.warehouse.contract.rows import EVENT, create, evolve, ids, load_of, staged, values
+from tests.warehouse.contract.rows import EVENT, create, event, evolve, ids, load_of, staged, values
 from tests.warehouse.databricks_engine import CATALOG
 from tests.warehouse.databricks_server import (
     CLIENT_ID,
@@ -37,12 +37,7 @@ from tests.warehouse.databricks_server import (
     serving,
 )
 
-DAY = "2026-01-0{}T00:00:00Z"
 MODES: list[Mode] = ["append", "replace by id", "latest by id"]
-
-
-def event(row_id: str | None, day: int = 1, **more: Any) -> dict[str, Any]:
-    return {"id": row_id, "received_at": DAY.format(day), **more}
 
 
 class Rig:
@@ -294,7 +289,7 @@ def test_a_table_that_was_changed_meanwhile(loader: DatabricksLoader, tmp_path: 
     other: dict[str, ColumnType] = {**EVENT, "count": "string", "new": "string"}
     with pytest.raises(WarehouseError, match=r"column count is int.*has string"):
         loader.load(load_of(1), staged(loader, tmp_path, "orders", other, [event("a", count="x")]))
-    with pytest.raises(TableFailed, match="can't make float of int"):
+    with pytest.raises(TableFailed, match="can't be made float"):
         loader.evolve([WidenColumn("orders", "count", "int", "float")])
 
 

@@ -1,6 +1,5 @@
 """What only MySQL and MariaDB have: warnings for errors, files that are none, rounding, and a server that dies."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,8 @@ from mainstem.warehouse.loaders.mysql import MysqlLoader, marked, open_loader
 from mainstem.warehouse.schema import AddColumns, ColumnType, CreateTable, WidenColumn
 from tests.components.mariadb import MariadbServer
 from tests.warehouse.contract.databases import mysql_config
-from tests.warehouse.contract.rows import EVENT, create, ids, load_of, staged, values
-
-DAY = "2026-01-0{}T00:00:00Z"
-
-
-def event(row_id: str, day: int = 1, **more: Any) -> dict[str, Any]:
-    return {"id": row_id, "received_at": DAY.format(day), **more}
+from tests.warehouse.contract.rows import EVENT, create, event, ids, load_of, staged, values
+from tests.warehouse.servers import WRONG, dies_and_comes_back, no_connection
 
 
 @pytest.fixture(name="loader")
@@ -114,15 +108,13 @@ def test_many_texts(loader: MysqlLoader, tmp_path: Path) -> None:
 
 def test_why_there_is_no_connection(mariadb_server: MariadbServer, tmp_path: Path) -> None:
     good = mysql_config(mariadb_server.port)
-    for change, words in (
-        ({"password": Secret("not-the-password")}, r"`password`"),
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"password": WRONG}, r"`password`"),
         ({"port": 1}, r"127\.0\.0\.1:1: .*`port`"),
         ({"ssl_mode": "require"}, r"sslMode"),
         ({"ssl_mode": "verify-full", "server_ca": "no PEM"}, r"PEM"),
-    ):
-        with pytest.raises(WarehouseError, match=words) as failed:
-            open_loader(msgspec.structs.replace(good, **change), "n", tmp_path)
-        assert "not-the-password" not in str(failed.value)
+    ]
+    no_connection(lambda config: open_loader(config, "n", tmp_path), good, refused)
 
 
 def test_a_user_with_little_right(mariadb_server: MariadbServer, loader: MysqlLoader, tmp_path: Path) -> None:
@@ -150,25 +142,7 @@ def test_a_user_with_little_right(mariadb_server: MariadbServer, loader: MysqlLo
 def test_a_server_that_dies_and_comes_back(tmp_path: Path) -> None:
     with MariadbServer("--innodb-flush-log-at-trx-commit=1") as server:
         config = mysql_config(server.port)
-        loader = open_loader(config, "n", tmp_path)
-        create(loader, "orders", EVENT)
-        loader.load(load_of(1), staged(loader, tmp_path, "orders", EVENT, [event("1")]))
-        table = staged(loader, tmp_path, "orders", EVENT, [event(f"{n}", 2) for n in range(5_000)])
-        timer = threading.Timer(0.02, server.kill9)
-        timer.start()
-        with pytest.raises(WarehouseError) as failed:  # noqa: PT012 - some of them go well
-            for number in range(2, 1_000):
-                loader.load(load_of(number), table)
-        timer.join()
-        assert not isinstance(failed.value, TableFailed), "the server's trouble is not the table's"
-        loader.close()
-        server.restart()
-        again = open_loader(config, "n", tmp_path)
-        before = len(again.loads("shop", limit=1_000))
-        assert len(ids(again, "n", "orders")) in ((1,) if before == 1 else (5_000, 5_001))
-        again.load(load_of(1_001), table)
-        assert len(ids(again, "n", "orders")) == 5_000
-        again.close()
+        dies_and_comes_back(server, lambda: open_loader(config, "n", tmp_path), tmp_path)
 
 
 def test_question_marks_and_per_cents() -> None:

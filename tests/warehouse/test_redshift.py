@@ -25,14 +25,9 @@ from mainstem.warehouse.schema import ColumnType
 from tests.components.postgres import PostgresServer
 from tests.components.s3 import S3Server
 from tests.warehouse.contract.databases import RedshiftOnPostgres, redshift_wire
-from tests.warehouse.contract.rows import EVENT, create, evolve, load_of, staged, values
+from tests.warehouse.contract.rows import EVENT, create, event, evolve, load_of, staged, values
 
-DAY = "2026-01-0{}T00:00:00Z"
 COLUMNS: dict[str, ColumnType] = {**EVENT, "cart": "json"}
-
-
-def event(row_id: str, day: int = 1, **more: Any) -> dict[str, Any]:
-    return {"id": row_id, "received_at": DAY.format(day), **more}
 
 
 class Recorded(RedshiftOnPostgres):

@@ -40,16 +40,11 @@ from mainstem.warehouse.schema import AddColumns, ColumnType, WidenColumn
 from mainstem.warehouse.writer import WarehouseWriter
 from tests.components.fakesnow import FakesnowServer
 from tests.warehouse.contract.databases import snowflake_config
-from tests.warehouse.contract.rows import EVENT, create, evolve, ids, load_of, named, staged, values
+from tests.warehouse.contract.rows import EVENT, create, event, evolve, ids, load_of, named, staged, values
 from tests.warehouse.rig import CURSOR, Rig, identify, track
 
-DAY = "2026-01-0{}T00:00:00Z"
 COLUMNS: dict[str, ColumnType] = {**EVENT, "cart": "json"}
 DDL = ("CREATE", "ALTER", "DROP", "USE", "PUT", "COPY")
-
-
-def event(row_id: str, day: int = 1, **more: Any) -> dict[str, Any]:
-    return {"id": row_id, "received_at": DAY.format(day), **more}
 
 
 class Recorded(SnowflakeLoader):

@@ -22,7 +22,7 @@ EVENT: Final[dict[str, ColumnType]] = {
 DAY: Final = "2026-01-0{}T00:00:00Z"
 
 
-def event(row_id: str, day: int = 1, **more: Any) -> dict[str, Any]:
+def event(row_id: str | None, day: int = 1, **more: Any) -> dict[str, Any]:
     """A row."""
     return {"id": row_id, "received_at": DAY.format(day), **more}
 

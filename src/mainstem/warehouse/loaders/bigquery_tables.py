@@ -37,20 +37,17 @@ from mainstem.warehouse.loader import (
 from mainstem.warehouse.loaders.batches import integers_beyond_floats, see_integers
 from mainstem.warehouse.loaders.bigquery import CAPABILITIES, PartitionColumn, PartitionType
 from mainstem.warehouse.loaders.bigquery_jobs import BigqueryError, Jobs, mapped
+from mainstem.warehouse.loaders.changes import Changes, rounded_sql
 from mainstem.warehouse.loaders.sql import column_types
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,
     USERS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
-    WidenColumn,
 )
-from mainstem.warehouse.values import EXACT
 
 _log = logger(__name__)
 
@@ -87,7 +84,7 @@ class _StageGone(WarehouseError):
     """Somebody who made the same load was faster, and dropped the stage; or it expired."""
 
 
-class BigqueryLoader:
+class BigqueryLoader(Changes):
     """See `loader.Loader`."""
 
     def __init__(
@@ -218,38 +215,26 @@ class BigqueryLoader:
             with self._of(change.table):
                 self._change(change)
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns):
-                self._jobs.run(self._create_sql(table, columns), what="evolve")
-                there = self._types(table)
-                missing = {name: kind for name, kind in columns.items() if name not in there}
-                if missing:
-                    # Somebody else made it, with fewer columns.
-                    self._change(AddColumns(table, missing))
-            case AddColumns(table=table, columns=columns):
-                added = ", ".join(
-                    f"ADD COLUMN IF NOT EXISTS {self.quoted(name)} {CAPABILITIES.types[kind]}"
-                    for name, kind in columns.items()
-                )
-                self._jobs.run(f"ALTER TABLE {self.place(table)} {added}", what="evolve")
-            case WidenColumn(table=table, column=column, after=after):
-                wanted = CAPABILITIES.types[after]
-                if self._types(table).get(column) != wanted and not self._rounds(table, column, after):
-                    self._jobs.run(
-                        f"ALTER TABLE {self.place(table)} ALTER COLUMN {self.quoted(column)} SET DATA TYPE {wanted}",
-                        what="evolve",
-                    )
+    def _create(self, table: str, columns: Columns) -> None:
+        self._jobs.run(self._create_sql(table, columns), what="evolve")
+        there = self._types(table)
+        if missing := {name: kind for name, kind in columns.items() if name not in there}:
+            self._add(table, missing)
 
-    def _rounds(self, table: str, column: str, after: ColumnType) -> bool:
-        """Tell whether a column of integers has some that it may not keep as floats."""
-        name = self.quoted(column)
-        return after == "float" and bool(
-            self._jobs.run(
-                f"SELECT 1 FROM {self.place(table)} WHERE {name} NOT BETWEEN {-EXACT} AND {EXACT} LIMIT 1",
-                what="evolve",
-            )
+    def _add(self, table: str, columns: Columns) -> None:
+        added = ", ".join(
+            f"ADD COLUMN IF NOT EXISTS {self.quoted(name)} {CAPABILITIES.types[kind]}"
+            for name, kind in columns.items()
         )
+        self._jobs.run(f"ALTER TABLE {self.place(table)} {added}", what="evolve")
+
+    def _widen(self, table: str, column: str, after: ColumnType) -> None:
+        place, name, wanted = self.place(table), self.quoted(column), CAPABILITIES.types[after]
+        if self._types(table).get(column) == wanted:
+            return
+        if after == "float" and self._jobs.run(rounded_sql(place, name), what="evolve"):
+            return
+        self._jobs.run(f"ALTER TABLE {place} ALTER COLUMN {name} SET DATA TYPE {wanted}", what="evolve")
 
     def _create_sql(self, table: str, columns: Columns) -> str:
         sql = f"CREATE TABLE IF NOT EXISTS {self.place(table)} ({self._definitions(columns)})"

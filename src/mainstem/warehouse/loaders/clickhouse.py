@@ -57,20 +57,17 @@ from mainstem.warehouse.loader import (
     TableFailed,
     WarehouseError,
 )
+from mainstem.warehouse.loaders.changes import Changes, rounded_sql
 from mainstem.warehouse.loaders.sql import column_types
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
-    WidenColumn,
 )
 from mainstem.warehouse.settings import WarehouseSettings
-from mainstem.warehouse.values import EXACT
 
 _HTTP_OF_NATIVE: Final = {9000: 8123, 9440: 8443}
 _MAX_TABLE_FILE: Final = 200
@@ -129,7 +126,7 @@ CAPABILITIES: Final = Capabilities(
 )
 
 
-class ClickhouseLoader:
+class ClickhouseLoader(Changes):
     """See `loader.Loader`."""
 
     def __init__(self, client: Any, namespace: str, *, cluster: str = "") -> None:
@@ -152,7 +149,7 @@ class ClickhouseLoader:
 
     def check(self) -> None:
         self._command(f"CREATE DATABASE IF NOT EXISTS {self.quoted(self.namespace)}{self._on_cluster()}")
-        self._create(LOADS, LOADS_COLUMNS, ("load_id", "table_name"))
+        self._make(LOADS, LOADS_COLUMNS, ("load_id", "table_name"))
 
     def fetch_schema(self) -> Schema:
         found: dict[str, dict[str, ColumnType]] = {}
@@ -178,32 +175,22 @@ class ClickhouseLoader:
             except WarehouseError as error:
                 raise TableFailed(change.table, str(error), "see what the server says") from error
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns):
-                self._create(
-                    table, columns, ("id", "_mainstem_part") if "id" in columns else ("_mainstem_part",)
-                )
-            case AddColumns(table=table, columns=columns):
-                added = ", ".join(
-                    f"ADD COLUMN IF NOT EXISTS {self._definition(name, kind)}"
-                    for name, kind in columns.items()
-                )
-                self._alter(table, added)
-            case WidenColumn(table=table, column=column, after=after):
-                if not self._rounds(table, column, after):
-                    self._alter(table, f"MODIFY COLUMN {self._definition(column, after)}")
+    def _create(self, table: str, columns: Columns) -> None:
+        self._make(table, columns, ("id", "_mainstem_part") if "id" in columns else ("_mainstem_part",))
+        there = self.fetch_schema().get(table, {})
+        if missing := {name: kind for name, kind in columns.items() if name not in there}:
+            self._add(table, missing)
 
-    def _rounds(self, table: str, column: str, after: ColumnType) -> bool:
-        """Tell whether a column of integers has some that it may not keep as floats."""
-        name = self.quoted(column)
-        return after == "float" and bool(
-            self._select(
-                f"SELECT 1 FROM {self._name(table)} WHERE {name} NOT BETWEEN {-EXACT} AND {EXACT} LIMIT 1"
-            )
-        )
+    def _add(self, table: str, columns: Columns) -> None:
+        added = (f"ADD COLUMN IF NOT EXISTS {self._definition(name, kind)}" for name, kind in columns.items())
+        self._alter(table, ", ".join(added))
 
-    def _create(self, table: str, columns: Columns, key: Sequence[str]) -> None:
+    def _widen(self, table: str, column: str, after: ColumnType) -> None:
+        if after == "float" and self._select(rounded_sql(self._name(table), self.quoted(column))):
+            return
+        self._alter(table, f"MODIFY COLUMN {self._definition(column, after)}")
+
+    def _make(self, table: str, columns: Columns, key: Sequence[str]) -> None:
         if sum(1 if _plain(letter) else 3 * len(letter.encode()) for letter in table) > _MAX_TABLE_FILE:
             raise TableFailed(table, "ClickHouse can't have so long a name", "choose a shorter event name")
         definitions = [

@@ -78,17 +78,15 @@ from mainstem.warehouse.loader import (
     TableFailed,
     WarehouseError,
 )
+from mainstem.warehouse.loaders.changes import Changes
 from mainstem.warehouse.loaders.databricks_api import DatabricksApi, Row, StatementFailed, Value
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
-    WidenColumn,
 )
 from mainstem.warehouse.settings import WarehouseSettings
 from mainstem.warehouse.values import ARROW
@@ -205,7 +203,7 @@ CAPABILITIES: Final = Capabilities(
 )
 
 
-class DatabricksLoader:
+class DatabricksLoader(Changes):
     """See `loader.Loader`."""
 
     def __init__(
@@ -325,15 +323,9 @@ class DatabricksLoader:
             with self._of(change.table):
                 self._again(change.table, partial(self._change, change))
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns):
-                self._api.run(self._create_sql(table, columns))
-                self._add(table, columns)
-            case AddColumns(table=table, columns=columns):
-                self._add(table, columns)
-            case WidenColumn(table=table, column=column, before=before, after=after):
-                raise TableFailed(table, f"column {column}: Databricks can't make {after} of {before}")
+    def _create(self, table: str, columns: Columns) -> None:
+        self._api.run(self._create_sql(table, columns))
+        self._add(table, columns)
 
     def _add(self, table: str, columns: Columns) -> None:
         there = self._columns(table).get(table, {})

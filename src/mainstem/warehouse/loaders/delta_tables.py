@@ -29,18 +29,16 @@ from mainstem.warehouse.loader import (
     TableFailed,
     WarehouseError,
 )
+from mainstem.warehouse.loaders.changes import Changes
 from mainstem.warehouse.loaders.delta import CAPABILITIES
 from mainstem.warehouse.place import Place, PlaceSettings
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
-    WidenColumn,
 )
 from mainstem.warehouse.values import ARROW
 
@@ -96,7 +94,7 @@ class Compacted(msgspec.Struct, frozen=True):
     files_removed: int
 
 
-class DeltaLoader:
+class DeltaLoader(Changes):
     """See `loader.Loader`."""
 
     def __init__(
@@ -136,7 +134,7 @@ class DeltaLoader:
     def check(self) -> None:
         if LOADS not in self._tables():
             with _mapped(f"namespace {self.namespace}"):
-                self._create(LOADS, LOADS_COLUMNS)
+                self._make(LOADS, LOADS_COLUMNS)
 
     def fetch_schema(self) -> Schema:
         names = self._tables()
@@ -169,17 +167,11 @@ class DeltaLoader:
             finally:
                 self._columns.pop(change.table, None)
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns):
-                self._create(table, columns)
-                self._add(table, columns)
-            case AddColumns(table=table, columns=columns):
-                self._add(table, columns)
-            case WidenColumn(table=table, column=column, before=before, after=after):
-                raise TableFailed(table, f"column {column}: files can't be made {after} of {before}")
-
     def _create(self, table: str, columns: Columns) -> None:
+        self._make(table, columns)
+        self._add(table, columns)
+
+    def _make(self, table: str, columns: Columns) -> None:
         place = self._place_of(table)
         if not DeltaTable.is_deltatable(place, self._options or None):
             try:

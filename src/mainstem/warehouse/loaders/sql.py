@@ -13,7 +13,7 @@ Engines differ in quoting, types, and bulk loading; those are the abstract metho
 SQL text but names of tables and columns, and those are quoted.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -28,23 +28,20 @@ from mainstem.warehouse.loader import (
     WarehouseError,
 )
 from mainstem.warehouse.loaders.batches import integers_beyond_floats, see_integers
+from mainstem.warehouse.loaders.changes import Changes, rounded_sql
 from mainstem.warehouse.schema import (
     LOADS,
     LOADS_COLUMNS,
-    AddColumns,
     Columns,
     ColumnType,
-    CreateTable,
     Schema,
     SchemaChange,
-    WidenColumn,
 )
-from mainstem.warehouse.values import EXACT
 
 _CLOCK_COLUMNS: Final = ("uuid_ts", "loaded_at")
 
 
-class SqlLoader(ABC):
+class SqlLoader(Changes):
     """See `loader.Loader`."""
 
     now_sql: str = "CURRENT_TIMESTAMP"
@@ -146,22 +143,11 @@ class SqlLoader(ABC):
             except WarehouseError as error:
                 raise TableFailed(change.table, str(error), "see what the engine says") from error
 
-    def _change(self, change: SchemaChange) -> None:
-        match change:
-            case CreateTable(table=table, columns=columns):
-                self._create(table, columns)
-            case AddColumns(table=table, columns=columns):
-                self._add(table, columns)
-            case WidenColumn(table=table, column=column, after=after):
-                self._widen(table, column, after)
-
     def _create(self, table: str, columns: Columns) -> None:
         self._run(self._create_sql(table, columns))
-        # Somebody else may have made it meanwhile, with fewer columns.
         self._add(table, columns)
 
     def _add(self, table: str, columns: Columns) -> None:
-        """Add those of the columns that the table lacks."""
         there = self.columns_of(table)
         for name, kind in columns.items():
             if name not in there:
@@ -172,7 +158,6 @@ class SqlLoader(ABC):
         self._run(f"ALTER TABLE {self.place(table)} ADD COLUMN IF NOT EXISTS {definition}")
 
     def _widen(self, table: str, column: str, after: ColumnType) -> None:
-        """Widen a column that is not wide enough yet, if every value in it survives."""
         before = self.columns_of(table).get(column)
         if before != after and not self._rounds(table, column, after):
             self._alter_type(table, column, after)
@@ -181,12 +166,7 @@ class SqlLoader(ABC):
         """Tell whether a column of integers has some that it may not keep as floats."""
         if after != "float" or self.float_is_exact:
             return False
-        name = self.quoted(column)
-        return bool(
-            self._run(
-                f"SELECT 1 FROM {self.place(table)} WHERE {name} NOT BETWEEN {-EXACT} AND {EXACT} LIMIT 1"
-            )
-        )
+        return bool(self._run(rounded_sql(self.place(table), self.quoted(column))))
 
     def _alter_type(self, table: str, column: str, after: ColumnType) -> None:
         target = f"{self.quoted(column)} TYPE {self.type_of(after)}"
