@@ -1,5 +1,6 @@
 """Delta: what the contract suite can't see. Commits that race or get lost, small files, RudderStack's settings."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -114,7 +115,7 @@ def test_small_files_are_joined_and_loads_stay_known(loader: DeltaLoader, tmp_pa
     for number in range(6):
         tables.append(staged(loader, tmp_path, "orders", EVENT, [row(str(number))], mode="append"))
         loader.load(load_of(number), tables[-1])
-    found = loader.compact("orders", keep_hours=0)
+    found = loader.compact("orders", keep=timedelta(0))
     assert (found.files_before, found.files_after, found.files_removed) == (6, 1, 6)
     assert ids(loader, "shop", "orders") == [str(number) for number in range(6)]
     assert all(loader.load(load_of(number), table).already for number, table in enumerate(tables))

@@ -443,6 +443,16 @@ def test_any_event_is_rows_or_refused_and_nothing_is_lost(
             assert _tagged(kept) in cells or any(_tagged(text) in cells for text in texts), leaf
 
 
+@pytest.mark.parametrize("kind", ["track", "identify", "page", "screen", "group", "alias"])
+@pytest.mark.parametrize("context", [{}, {"ip": "10.0.0.1"}])
+def test_a_property_that_is_spelled_like_the_address_is_kept(kind: str, context: Json) -> None:
+    part = "traits" if kind in ("identify", "group", "alias") else "properties"
+    event = {"type": kind, "event": "Seen", part: {"context": {"ip": 1000}}, "context": context}
+    row = _MAINSTEM(event, Facts())[-1]
+    assert 1000 in row.data.values()
+    assert row.data.get("context_ip") == context.get("ip")
+
+
 @_FEW
 @given(
     st.recursive(st.just(None), lambda inner: st.dictionaries(_keys, inner, min_size=1, max_size=5)), _types

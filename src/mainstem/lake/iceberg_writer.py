@@ -145,6 +145,10 @@ class IcebergWriter:
     def urgency(self) -> Urgency:
         return "when due"
 
+    async def upkeep(self) -> None:
+        """A table that nothing is added to needs none: it is seen to after plans."""
+        return
+
     async def settled(self, plan: Plan) -> None:
         every_ms = round(self._config.compact_every_s * 1000)
         if not every_ms or self._upkept_ms is None or self._clock.now_ms() < self._upkept_ms + every_ms:

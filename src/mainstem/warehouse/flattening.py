@@ -97,7 +97,9 @@ class Plan:
         path = (*level.path, key)
         column = self._namer.column(path)
         skipped = column in self._reserved
-        if skipped and not self._as_rudderstack and path != _PASSED_IP:
+        # Only in the context: a property of the same path is the user's.
+        is_address = bool(self._prefix) and path == _PASSED_IP
+        if skipped and not self._as_rudderstack and not is_address:
             skipped = False
             column = self._namer.beside(column, path)
         as_json = path[len(self._prefix) :] in self._json_paths

@@ -15,8 +15,9 @@ Drivers are blocking: every method here is, and runs in one thread at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -172,6 +173,41 @@ class Loader(Protocol):
     def close(self) -> None: ...
 
 
+class Joined(Protocol):
+    """What joining a table's small files did."""
+
+    @property
+    def files_before(self) -> int: ...
+
+    @property
+    def files_after(self) -> int: ...
+
+
+@runtime_checkable
+class Compacting(Protocol):
+    """A loader whose loads leave small files behind, and which can join them while loads go on. Blocking."""
+
+    def compact(self, table: str, *, keep: timedelta) -> Joined:
+        """Join a table's small files.
+
+        Args:
+            keep: what was joined stays so long, for those who still read it.
+
+        Raises:
+            TableFailed: there is no such table.
+            WarehouseError: it failed; what was joined stays so.
+        """
+        ...
+
+
+class Upkeep(msgspec.Struct, frozen=True):
+    """How often `Compacting.compact` is called for each table."""
+
+    every_s: float
+    """0: never."""
+    keep: timedelta
+
+
 class LoaderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """An engine, as the catalog knows it."""
 
@@ -186,5 +222,7 @@ class LoaderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """(settings, namespace, data folder) -> a connected loader. Raises WarehouseError."""
     provider: str
     """Whose naming and typing rules of RudderStack's hold (`rows`, in its vectors' words): postgres, snowflake, bq …"""
+    upkeep: Callable[[Any], Upkeep] | None = None
+    """Of settings; None: its loads leave nothing to be joined."""
     run_against: str
     """What this engine's module has been run against, plainly: a real server, an emulator, only parsed SQL."""

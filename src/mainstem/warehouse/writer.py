@@ -28,6 +28,7 @@ from mainstem.telemetry.log import logger
 from mainstem.warehouse.arrears import Arrears, Owed, Trouble
 from mainstem.warehouse.fit import WHOLE, Discard, write_parquet
 from mainstem.warehouse.loader import (
+    Compacting,
     Load,
     Loader,
     LoaderSpec,
@@ -58,6 +59,8 @@ _MAX_WAITING_CELLS: Final = 400_000
 """Values that wait as events, to be made columns."""
 _MAX_NAMESPACES: Final = 64
 _MOST_PAY_WAIT_S: Final = 3_600.0
+_COMPACTED: Final = "compacted"
+"""The file that says when joining small files was begun last."""
 _DISCARDS_NUMBER: Final = 9_999
 """Names the files of values that do not fit."""
 
@@ -240,6 +243,13 @@ class WarehouseWriter:
         self._folder = folder_of(data_dir, destination_id)
         self._measures = Measures(destination_id, self._folder)
         self._clock = clock
+        self._namespaces: set[str] = set()
+        """Into which this process has loaded."""
+        self._upkeep = spec.upkeep(config) if spec.upkeep is not None else None
+        self._to_compact: list[tuple[str, str]] = []
+        """Namespaces and tables."""
+        self._compacted_ms: int | None = None
+        """When joining small files was begun last; None: not asked yet."""
         self._pay_wait_s = self.limits.max_age_s
         self._pay_at = clock.monotonic() + self._pay_wait_s
 
@@ -287,6 +297,11 @@ class WarehouseWriter:
         request_of(self._folder).unlink(missing_ok=True)
 
     async def upkeep(self) -> None:
+        """Pay what tables owe, and join small files; see the parts."""
+        await self._pay_when_due()
+        await self._compact_when_due()
+
+    async def _pay_when_due(self) -> None:
         """Pay what tables owe, as often as a sync may be due; seldomer while nothing comes of it.
 
         A load tries what its namespace owes anyway. This is for namespaces to which nothing new comes.
@@ -297,6 +312,22 @@ class WarehouseWriter:
         in_vain = bool(await asyncio.to_thread(failing, self._folder)) and not await self.pay()
         self._pay_wait_s = min(2 * self._pay_wait_s, most_s) if in_vain else self.limits.max_age_s
         self._pay_at = self._clock.monotonic() + self._pay_wait_s
+
+    async def _compact_when_due(self) -> None:
+        """Join the small files of one table, of those that were loaded here since this process began. One at a time, so
+        that loads come in between; when it was begun is remembered across processes."""
+        every_s = self._upkeep.every_s if self._upkeep is not None else 0.0
+        if not every_s or not self._namespaces or self.urgency() == "not now":
+            return
+        if self._to_compact:
+            await asyncio.to_thread(self._compact, *self._to_compact.pop())
+            return
+        if self._compacted_ms is None:
+            self._compacted_ms = await asyncio.to_thread(_noted_ms, self._folder / _COMPACTED)
+        now_ms = self._clock.now_ms()
+        if now_ms - self._compacted_ms >= every_s * 1000:
+            self._compacted_ms = now_ms
+            self._to_compact = await asyncio.to_thread(self._tables_to_compact, now_ms)
 
     async def pay(self) -> Sequence[Paid]:
         """Try again what tables owe, in every namespace; return what is in now that was not. What still is not says why
@@ -323,6 +354,7 @@ class WarehouseWriter:
                 loader = self._spec.open(self._config, namespace, self._data_dir)
                 try:
                     written += self._write_namespace(load, namespace, loader, tables, made.folder)
+                    self._namespaces.add(namespace)
                 finally:
                     loader.close()
         except (BulkError, OSError):
@@ -382,6 +414,55 @@ class WarehouseWriter:
             _log.warning(
                 "the state of tables can't be noted", destination=self._destination_id, error=str(error)
             )
+
+    # ------------------------------------------------------------ small files
+
+    def _tables_to_compact(self, now_ms: int) -> list[tuple[str, str]]:
+        noted = self._folder / _COMPACTED
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.write_text(str(now_ms))
+        found: list[tuple[str, str]] = []
+        for namespace in sorted(self._namespaces):
+            try:
+                loader = self._spec.open(self._config, namespace, self._data_dir)
+                try:
+                    if isinstance(loader, Compacting):
+                        found += [(namespace, table) for table in loader.fetch_schema()]
+                finally:
+                    loader.close()
+            except BulkError as error:
+                self._not_compacted(namespace, "", error)
+        return found
+
+    def _compact(self, namespace: str, table: str) -> None:
+        assert self._upkeep is not None  # noqa: S101 - it was due
+        try:
+            loader = self._spec.open(self._config, namespace, self._data_dir)
+            try:
+                if isinstance(loader, Compacting):
+                    done = loader.compact(table, keep=self._upkeep.keep)
+                    _log.info(
+                        "small files joined",
+                        destination=self._destination_id,
+                        namespace=namespace,
+                        table=table,
+                        files_before=done.files_before,
+                        files_after=done.files_after,
+                    )
+            finally:
+                loader.close()
+        except BulkError as error:
+            self._not_compacted(namespace, table, error)
+
+    def _not_compacted(self, namespace: str, table: str, error: BulkError) -> None:
+        # What is loaded stands; small files wait for the next time.
+        _log.warning(
+            "small files were not joined",
+            destination=self._destination_id,
+            namespace=namespace,
+            table=table,
+            error=str(error),
+        )
 
     # ------------------------------------------------------------ arrears
 
@@ -471,6 +552,13 @@ class WarehouseWriter:
                         table=one.manifest.table,
                         error=str(trouble),
                     )
+
+
+def _noted_ms(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0  # never, or cut off by a crash: it is due
 
 
 def load_rows(

@@ -13,8 +13,8 @@ finds its rows in also sees that its row of `_mainstem_loads` is there. Applicat
 
 **Rows** are replaced by id with MERGE (copy on write): it reads the ids of the whole table, which `dedupe:
 none` avoids. An int column does not become a float one: 1.5 goes to the discards. JSON is a string whose field
-has the metadata `mainstem.type`. `compact()` joins small files and removes what no version of the last week
-needs.
+has the metadata `mainstem.type`. Every hour, a table at a time between loads, small files are joined and what no
+version of the last week needs is removed.
 
 **Databricks**: with a `host`, as RudderStack's settings have it, loads go through that workspace's SQL warehouse, and
 everything on [the page of `DATABRICKS`](databricks.md) holds instead of what is said here. Without one, or with a
@@ -32,14 +32,17 @@ buckets have no such moment. Run against: delta-rs itself, in folders and on an 
 against Databricks, Spark, GCS or Azure.
 """
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 from mainstem.bulk.folders import local_folder
 from mainstem.destinations.archive import NO_SECRET
 from mainstem.secret import Secret
 from mainstem.warehouse.destination import destination_of
-from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, WarehouseError
+from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, Upkeep, WarehouseError
 from mainstem.warehouse.loaders import databricks
 from mainstem.warehouse.place import PlaceSettings, open_place
 
@@ -71,6 +74,12 @@ class Config(PlaceSettings, frozen=True, kw_only=True, rename="camel"):
     """The SQL warehouse's catalog in Unity Catalog; empty = the workspace's default one."""
     volume: str = ""
     """The volume that files go through; empty = `_mainstem_files`, which is made."""
+
+    compact_every_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    """How often small files are joined and old versions let go of, of tables that are written here; 0 = never: other
+    tools do it."""
+    keep_versions_h: Annotated[float, msgspec.Meta(ge=0)] = 168.0
+    """How long, in hours, files that were joined stay for readers that look back."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,6 +163,7 @@ SPEC: Final = LoaderSpec(
     capabilities=CAPABILITIES,
     open=open_loader,
     provider="deltalake",
+    upkeep=lambda config: Upkeep(config.compact_every_s, timedelta(hours=config.keep_versions_h)),
     run_against=f"delta-rs, in folders and on an S3 server of the tests; with `host`: {databricks.SPEC.run_against}",
 )
 DESTINATION: Final = destination_of(SPEC)

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -261,8 +262,8 @@ class DeltaLoader(Changes):
 
     # ------------------------------------------------------------ upkeep
 
-    def compact(self, table: str, *, keep_hours: int = 168) -> Compacted:
-        """Join small files; remove those that no version of the last hours needs; write a checkpoint of the log.
+    def compact(self, table: str, *, keep: timedelta = timedelta(days=7)) -> Compacted:
+        """Join small files; remove those that no version of the time to `keep` needs; write a checkpoint of the log.
 
         Raises:
             TableFailed: there is no such table.
@@ -275,7 +276,7 @@ class DeltaLoader(Changes):
             found.optimize.compact()
             found.update_incremental()
             removed = found.vacuum(
-                retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False
+                retention_hours=keep // timedelta(hours=1), dry_run=False, enforce_retention_duration=False
             )
             found.create_checkpoint()
             self._sync(table)

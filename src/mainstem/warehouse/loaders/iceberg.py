@@ -22,8 +22,8 @@ days if that is set), and usually nothing matches and rows are only added. `dedu
 long, float to double, and wider decimals), so 1.5 for a column of integers goes to the discards; JSON is a
 string with the field's doc `json`.
 
-**Upkeep**: each load adds small files; `compact()` joins those of a day and lets go of snapshots older than a
-week, with their files.
+**Upkeep**: each load adds small files; every hour those of a day are joined, a table at a time between loads, and
+snapshots older than a week go, with their files.
 
 **Readers.** DuckDB: `SELECT * FROM iceberg_scan('TABLE_FOLDER/metadata/NEWEST.metadata.json')`, or `ATTACH` of
 a REST catalog (extension `iceberg`). Spark: `spark.sql.catalog.lake=org.apache.iceberg.spark.SparkCatalog` with
@@ -38,6 +38,7 @@ in folders and on an S3 server that speaks S3's API; the REST client against a s
 Not against a vendor's REST catalog, Postgres as catalog, GCS, Azure, Spark or Trino.
 """
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -46,7 +47,7 @@ import msgspec
 from mainstem.destinations.archive import NO_SECRET
 from mainstem.secret import Secret
 from mainstem.warehouse.destination import destination_of
-from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, WarehouseError
+from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, Upkeep, WarehouseError
 from mainstem.warehouse.place import PlaceSettings
 
 
@@ -78,6 +79,10 @@ class Config(PlaceSettings, frozen=True, kw_only=True, rename="camel"):
     """rest: the name of the AWS service: `glue` or `s3tables`."""
     dedupe_days: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Look for the same id only in rows received up to so many days before the load's own; 0 = in the whole table."""
+    compact_every_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    """How often small files are joined and old snapshots let go of; 0 = never: other tools do it."""
+    keep_snapshots_h: Annotated[float, msgspec.Meta(ge=0)] = 168.0
+    """How long, in hours, files that were joined stay for readers that look back."""
 
 
 CAPABILITIES: Final = Capabilities(
@@ -118,6 +123,7 @@ SPEC: Final = LoaderSpec(
     capabilities=CAPABILITIES,
     open=open_loader,
     provider="iceberg",
+    upkeep=lambda config: Upkeep(config.compact_every_s, timedelta(hours=config.keep_snapshots_h)),
     run_against="pyiceberg: a SQLite catalog, folders, an S3 server of the tests, a REST catalog of the tests",
 )
 DESTINATION: Final = destination_of(SPEC)
