@@ -1,7 +1,9 @@
 """What transformations made of records: written as it was when the plan was noted, whatever the code says later."""
 
 import os
+import threading
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -154,3 +156,25 @@ def test_what_crashes_left_behind_goes_in_time(tmp_path: Path) -> None:
     assert len(list(folder.glob("*.gathering"))) == 1
     unsealed.close()
     assert not list(folder.glob("*.gathering"))
+
+
+def test_what_is_made_just_now_is_nobodys_to_remove(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "archive")
+    done = threading.Event()
+
+    def sweeping() -> None:
+        while not done.is_set():
+            sweep(folder, (), before_ms=0)
+
+    with ThreadPoolExecutor(3) as threads:
+        sweepers = [threads.submit(sweeping) for _ in range(3)]
+        try:
+            for number in range(300):
+                staging = Staging(folder, number)
+                staging.add(number, [event(number)])
+                staging.seal("plan")
+        finally:
+            done.set()
+        for sweeper in sweepers:
+            sweeper.result()
+    assert len(list(folder.glob("*.staged"))) == 300

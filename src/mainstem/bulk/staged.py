@@ -15,7 +15,8 @@ somebody gathers, so what a crash left behind is known at once.
 import fcntl
 import os
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote
@@ -53,8 +54,9 @@ class Staging:
         self._folder = folder
         self._partition = partition
         self._path = folder / f"{uuid4().hex}-{partition}.gathering"
-        self._file = self._path.open("xb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        with _turn(folder):
+            self._file = self._path.open("xb")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         self._digest = xxhash.xxh3_128()
 
     @property
@@ -81,8 +83,9 @@ class Staging:
         """
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
+        # Closed last: with it the lock goes, and under its first name it would then be nobody's.
         self._path.replace(path_of(self._folder, plan_id, self._partition))
+        self._file.close()
         sync_folder(self._folder)
 
     def close(self) -> None:
@@ -166,19 +169,34 @@ def sweep(folder: Path, plan_ids: Collection[str], *, before_ms: int) -> int:
         How many were removed.
     """
     removed = 0
-    for path in folder.glob("*-*.*"):
-        try:
-            left = (
-                _is_abandoned(path)
-                if path.suffix == ".gathering"
-                else path.name.partition("-")[0] not in plan_ids and path.stat().st_mtime * 1000 < before_ms
-            )
-        except FileNotFoundError:
-            continue  # another worker was faster
-        if left:
-            path.unlink(missing_ok=True)
-            removed += 1
+    if not folder.is_dir():
+        return removed
+    with _turn(folder):
+        for path in folder.glob("*-*.*"):
+            try:
+                left = (
+                    _is_abandoned(path)
+                    if path.suffix == ".gathering"
+                    else path.name.partition("-")[0] not in plan_ids
+                    and path.stat().st_mtime * 1000 < before_ms
+                )
+            except FileNotFoundError:
+                continue  # it was sealed, or its plan settled, just now
+            if left:
+                path.unlink(missing_ok=True)
+                removed += 1
     return removed
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One at a time: a file that was just made is not locked yet, and would seem to be nobody's."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def _kill(bench: Bench, tmp_path: Path, kills: int) -> None:
             assert ready == "ready"
             if kill < kills:
                 time.sleep(chance.uniform(0, 0.3))
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it had done it all
+                    os.kill(int(pid), signal.SIGKILL)
             ended = program.stdout.readline()
         assert ended == "ended 0\n"
         program.stdin.close()

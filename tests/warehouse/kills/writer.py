@@ -107,7 +107,10 @@ async def _load(engine: str, folder: Path, namespace: str, command: Command) -> 
         stream=stream,
         ledger=ledger,
         clock=clock,
-        spec=msgspec.structs.replace(spec, open=lambda _, name, place: ENGINES[engine](place, name)),
+        # Upkeep is of the engine's own settings, and beside loads.
+        spec=msgspec.structs.replace(
+            spec, open=lambda _, name, place: ENGINES[engine](place, name), upkeep=None
+        ),
         namespace=namespace,
     )
     await (await rig.gatherer(command.partitions)).flush_now()
