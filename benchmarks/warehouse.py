@@ -9,6 +9,7 @@ normalises them by its rules.
 """
 
 import asyncio
+import gc
 import multiprocessing
 import resource
 import subprocess
@@ -35,6 +36,7 @@ from mainstem.events.ordering import ordering_key
 from mainstem.events.stored import StoredEvent, decode_stored, encode_stored
 from mainstem.ledger.base import CountKey
 from mainstem.ledger.sqlite import open_ledger
+from mainstem.roles.child import COLLECT_AFTER
 from mainstem.secret import Secret
 from mainstem.stream.base import NewRecord, Record
 from mainstem.stream.open import open_stream
@@ -189,7 +191,10 @@ def _engine(part: Part) -> tuple[LoaderSpec, WarehouseSettings]:
 
 
 def _loaded(part: Part) -> tuple[int, float, float]:
-    """In a process of its own. Return what `ours` does, and the peak memory in MiB."""
+    """In a process of its own, set up as a worker. Return what `ours` does, and the peak memory in MiB."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
     return *asyncio.run(ours(part)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -319,8 +324,8 @@ def measure(
             Part(name, port, folder, f"{name}_two".lower(), everything[half:], _AT_ONCE),
         ]
     )
-    # One partition in one load: what the engine does is then not beside anything else.
-    _, rows_per_s, _ = load([Part(name, port, folder, f"{name}_alone".lower(), everything[:1], count)])
+    # All in one load: what the engine does is then not beside anything else.
+    _, rows_per_s, _ = load([Part(name, port, folder, f"{name}_alone".lower(), everything, count)])
     dlt_per_s = count / dlt()
     print(f"  {title}: ours {one:9,.0f} events/s into two tables; peak memory {peak:,.0f} MiB")
     print(f"    two workers       {two:9,.0f} events/s; {two / one:.1f} times as fast as one")
