@@ -34,4 +34,5 @@ assert taken
 synchronous.track("four", "At once")
 first.page("one")
 first.screen("one", name="Only a name")
+first.flush()
 first.join()
