@@ -105,6 +105,12 @@ class Place:
     async def settled(self, plan: Plan) -> None:
         return
 
+    async def asked_by(self, gatherer: Gatherer) -> None:
+        """Let it go on until it has begun to write."""
+        while not self.waiting:
+            await gatherer.step()
+            await asyncio.sleep(0)
+
     def ids(self) -> Counter[str]:
         return Counter(one for ids in self.taken.values() for one in ids)
 
@@ -196,9 +202,7 @@ async def test_the_next_plan_is_gathered_while_one_is_written(tmp_path: Path) ->
     case.place.open.clear()
     gatherer = await case.gatherer()
     await append(case.stream, some(0, BATCH))
-    while not case.place.waiting:
-        await gatherer.step()
-        await asyncio.sleep(0)
+    await case.place.asked_by(gatherer)
     await append(case.stream, some(BATCH, BATCH // 2))
     await gatherer.step()
     assert gatherer.status().gathered_events == BATCH // 2
@@ -243,9 +247,7 @@ async def test_a_write_that_fails_is_repeated_with_what_was_made_and_costs_the_n
     case.place.refusals = 3
     gatherer = await case.gatherer()
     await append(case.stream, some(0, BATCH))
-    while not case.place.waiting:
-        await gatherer.step()
-        await asyncio.sleep(0)
+    await case.place.asked_by(gatherer)
     await append(case.stream, some(BATCH, 5))
     await gatherer.step()
     case.place.open.set()
@@ -263,9 +265,7 @@ async def test_partitions_are_given_away_only_when_nothing_is_written(tmp_path: 
     case.place.open.clear()
     gatherer = await case.gatherer()
     await append(case.stream, some(0, BATCH + 10))
-    while not case.place.waiting:
-        await gatherer.step()
-        await asyncio.sleep(0)
+    await case.place.asked_by(gatherer)
     revoked = asyncio.create_task(gatherer.revoke(frozenset(range(PARTITIONS))))
     for _ in range(50):
         await asyncio.sleep(0)
@@ -283,9 +283,7 @@ async def test_the_next_owner_takes_up_what_was_being_written(tmp_path: Path) ->
     case.place.open.clear()
     gatherer = await case.gatherer()
     await append(case.stream, some(0, BATCH + 10))
-    while not case.place.waiting:
-        await gatherer.step()
-        await asyncio.sleep(0)
+    await case.place.asked_by(gatherer)
     gatherer.close()
     case.place.open.set()
     await asyncio.sleep(0)

@@ -15,8 +15,7 @@ somebody gathers, so what a crash left behind is known at once.
 import fcntl
 import os
 import struct
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote
@@ -26,7 +25,7 @@ import msgspec
 import xxhash
 
 from mainstem.bulk.errors import PlanBroken
-from mainstem.bulk.folders import sync_folder
+from mainstem.bulk.folders import is_abandoned, sync_folder, turn
 from mainstem.events.stored import StoredEvent
 
 _LENGTH: Final = struct.Struct(">I")
@@ -54,7 +53,7 @@ class Staging:
         self._folder = folder
         self._partition = partition
         self._path = folder / f"{uuid4().hex}-{partition}.gathering"
-        with _turn(folder):
+        with turn(folder):
             self._file = self._path.open("xb")
             fcntl.flock(self._file, fcntl.LOCK_EX)
         self._digest = xxhash.xxh3_128()
@@ -171,11 +170,11 @@ def sweep(folder: Path, plan_ids: Collection[str], *, before_ms: int) -> int:
     removed = 0
     if not folder.is_dir():
         return removed
-    with _turn(folder):
+    with turn(folder):
         for path in folder.glob("*-*.*"):
             try:
                 left = (
-                    _is_abandoned(path)
+                    is_abandoned(path)
                     if path.suffix == ".gathering"
                     else path.name.partition("-")[0] not in plan_ids
                     and path.stat().st_mtime * 1000 < before_ms
@@ -186,23 +185,3 @@ def sweep(folder: Path, plan_ids: Collection[str], *, before_ms: int) -> int:
                 path.unlink(missing_ok=True)
                 removed += 1
     return removed
-
-
-@contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """One at a time: a file that was just made is not locked yet, and would seem to be nobody's."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_abandoned(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True

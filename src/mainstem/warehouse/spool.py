@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
+from mainstem.bulk.folders import is_abandoned, locked, turn
+
 
 class LoadFolder:
     """A folder for one load. Blocking."""
@@ -22,17 +24,13 @@ class LoadFolder:
             OSError: it can't be made.
         """
         root.mkdir(parents=True, exist_ok=True)
-        # One at a time: a folder that was just made is not locked yet.
-        turn = _locked(root, fcntl.LOCK_EX)
-        try:
+        with turn(root):
             for left in root.iterdir():
-                if _is_abandoned(left):
+                if _is_left_behind(left):
                     shutil.rmtree(left, ignore_errors=True)
             self.path = root / f"{name}-{uuid4().hex[:8]}"
             self.path.mkdir()
-            self._held: int | None = _locked(self.path, fcntl.LOCK_EX)
-        finally:
-            os.close(turn)
+            self._held: int | None = locked(self.path, fcntl.LOCK_EX)
 
     def close(self) -> None:
         """Remove it. May be called again."""
@@ -42,23 +40,8 @@ class LoadFolder:
             self._held = None
 
 
-def _locked(folder: Path, how: int) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _is_left_behind(folder: Path) -> bool:
     try:
-        fcntl.flock(descriptor, how)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        os.close(_locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        BlockingIOError,
-    ):  # gone just now, not ours, or its maker lives
-        return False
-    return True
+        return folder.is_dir() and is_abandoned(folder)
+    except FileNotFoundError:
+        return False  # gone just now

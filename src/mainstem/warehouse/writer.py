@@ -336,6 +336,9 @@ class WarehouseWriter:
 
     # ------------------------------------------------------------ in a thread
 
+    def _opened(self, namespace: str) -> contextlib.closing[Loader]:
+        return contextlib.closing(self._spec.open(self._config, namespace, self._data_dir))
+
     def _named(self, name: str) -> str:
         return naming_of(self._spec)(name)
 
@@ -351,12 +354,9 @@ class WarehouseWriter:
         written = 0
         try:
             for namespace, tables in made.by_namespace().items():
-                loader = self._spec.open(self._config, namespace, self._data_dir)
-                try:
+                with self._opened(namespace) as loader:
                     written += self._write_namespace(load, namespace, loader, tables, made.folder)
                     self._namespaces.add(namespace)
-                finally:
-                    loader.close()
         except (BulkError, OSError):
             self._measures.broken()
             raise
@@ -424,12 +424,9 @@ class WarehouseWriter:
         found: list[tuple[str, str]] = []
         for namespace in sorted(self._namespaces):
             try:
-                loader = self._spec.open(self._config, namespace, self._data_dir)
-                try:
+                with self._opened(namespace) as loader:
                     if isinstance(loader, Compacting):
                         found += [(namespace, table) for table in loader.fetch_schema()]
-                finally:
-                    loader.close()
             except BulkError as error:
                 self._not_compacted(namespace, "", error)
         return found
@@ -437,8 +434,7 @@ class WarehouseWriter:
     def _compact(self, namespace: str, table: str) -> None:
         assert self._upkeep is not None  # noqa: S101 - it was due
         try:
-            loader = self._spec.open(self._config, namespace, self._data_dir)
-            try:
+            with self._opened(namespace) as loader:
                 if isinstance(loader, Compacting):
                     done = loader.compact(table, keep=self._upkeep.keep)
                     _log.info(
@@ -449,8 +445,6 @@ class WarehouseWriter:
                         files_before=done.files_before,
                         files_after=done.files_after,
                     )
-            finally:
-                loader.close()
         except BulkError as error:
             self._not_compacted(namespace, table, error)
 
@@ -504,11 +498,10 @@ class WarehouseWriter:
         return paid
 
     def _pay_at_engine(self, namespace: str) -> None:
-        loader = self._spec.open(self._config, namespace, self._data_dir)
         try:
-            self._pay_namespace(self._space(namespace, loader))
+            with self._opened(namespace) as loader:
+                self._pay_namespace(self._space(namespace, loader))
         finally:
-            loader.close()
             self._report()
 
     def _pay_namespace(self, space: _Space) -> None:
