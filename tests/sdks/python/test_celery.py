@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,38 +19,20 @@ from typing import Any
 
 import pytest
 
-from mainstem.testing.sink import Sink
-from mainstem_analytics import Client
 from tests.acceptance.evidence import accepted, assert_exactly_once, assert_in_order, ids, number_of, user_of
-from tests.acceptance.serving import WRITE_KEY, Serving, serving, until
-from tests.components.install import REPOSITORY
+from tests.acceptance.serving import until
 from tests.components.process import ServerProcess
 from tests.components.python_sdks import PythonSdks
 from tests.components.redis import RedisServer
+from tests.sdks.python.hosts import SETTINGS, Behind, behind
 
-WORKSPACE = """
-workspace: {{id: celery, name: Celery}}
-sources:
-  - {{id: app, name: App, write_key: {key}, type: http}}
-destinations:
-  - {{id: hook, name: Hook, type: webhook, start: earliest, config: {{webhookUrl: "{sink}/in"}}}}
-connections:
-  - {{from: app, to: [hook]}}
-"""
-
-WORK = """
+WORK = (
+    SETTINGS
+    + """
 import itertools, os, signal, time
-from pathlib import Path
 from celery import Celery
 from celery.signals import worker_process_init, worker_ready
-import mainstem_analytics as analytics
 
-for name in ("write_key", "host", "store_dir", "durability"):
-    setattr(analytics, name, os.environ[name.upper()])
-# The end is asked for in these tests, and the machine may be busy.
-analytics.exit_timeout_s = 30
-analytics.upload_interval = 3600
-folder = Path(os.environ["STORE_DIR"]).parent
 returned = os.open(folder / "returned", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 app = Celery("work", broker=os.environ["BROKER"])
@@ -94,6 +76,7 @@ def slow(user):
         time.sleep(0.01)
     call(user, 0)
 """
+)
 
 SEND = """
 import json, os, sys
@@ -108,8 +91,7 @@ for name, arguments in json.load(sys.stdin):
 class Worker:
     """A running worker, and what is behind it."""
 
-    product: Serving
-    sink: Sink
+    behind: Behind
     server: ServerProcess
     python: Path
     folder: Path
@@ -147,7 +129,7 @@ class Worker:
         (self.folder / "go on").touch()
         await until("the worker has ended", lambda: not self.server.running, timeout_s=120)
 
-    async def judge(self, *, unreturned: int = 0) -> list[Mapping[str, Any]]:
+    async def judge(self, *, unreturned: int = 0) -> Sequence[Mapping[str, Any]]:
         """See that nothing is left in the store, and that every call that returned has arrived, once.
 
         Args:
@@ -156,13 +138,7 @@ class Worker:
         Returns:
             The events as they arrived.
         """
-        store = Client(
-            WRITE_KEY, host=self.product.url, store_dir=self.folder / "store", handle_sigterm=False
-        )
-        assert store.status().stored == 0, self.server.log_tail()
-        store.close(0.0)
-        await self.product.settled("hook")
-        found, returned = accepted(self.sink.requests), set(self.returned())
+        found, returned = await self.behind.arrived(self.server), set(self.returned())
         more = set(ids(found)) - returned
         assert len(more) <= unreturned, more
         assert_exactly_once(returned | more, ids(found), "the webhook")
@@ -175,15 +151,9 @@ async def worker(
 ) -> AsyncIterator[Worker]:
     """Run the program's worker."""
     (folder / "work.py").write_text(WORK)
-    async with (
-        Sink() as sink,
-        serving(folder / "serve", WORKSPACE.format(key=WRITE_KEY, sink=sink.url)) as product,
-    ):
+    async with behind(folder) as found:
         environment = {
-            "PYTHONPATH": f"{REPOSITORY}/sdks/python/src:{folder}",
-            "WRITE_KEY": WRITE_KEY,
-            "HOST": product.url,
-            "STORE_DIR": str(folder / "store"),
+            **found.environment,
             "BROKER": f"redis://{redis.address}/0",
             "QUEUE": folder.name,
             **environment,
@@ -199,7 +169,7 @@ async def worker(
             log=log,
             env=environment,
         ) as server:
-            yield Worker(product, sink, server, python, folder, environment)
+            yield Worker(found, server, python, folder, environment)
 
 
 @pytest.mark.timeout(300)
@@ -249,6 +219,6 @@ async def test_a_child_that_is_replaced_sends_what_it_has(
     ) as running:
         (tmp_path / "go on").touch()
         await running.send(("slow", ["user"]))
-        await until("everything has arrived", lambda: len(accepted(running.sink.requests)) == 2)
+        await until("everything has arrived", lambda: len(accepted(running.behind.sink.requests)) == 2)
         assert running.server.running
         await running.judge()

@@ -18,37 +18,19 @@ from typing import Any
 
 import pytest
 
-from mainstem.testing.sink import Sink
-from mainstem_analytics import Client
-from tests.acceptance.evidence import accepted, assert_exactly_once, assert_in_order, ids, number_of, user_of
-from tests.acceptance.serving import WRITE_KEY, Serving, serving, until
-from tests.components.install import REPOSITORY
+from tests.acceptance.evidence import assert_exactly_once, assert_in_order, ids, number_of, user_of
+from tests.acceptance.serving import until
 from tests.components.process import ServerProcess, accepts_connections, free_port
 from tests.components.python_sdks import PythonSdks
+from tests.sdks.python.hosts import SETTINGS, Behind, behind
 
-WORKSPACE = """
-workspace: {{id: servers, name: Servers}}
-sources:
-  - {{id: app, name: App, write_key: {key}, type: http}}
-destinations:
-  - {{id: hook, name: Hook, type: webhook, start: earliest, config: {{webhookUrl: "{sink}/in"}}}}
-connections:
-  - {{from: app, to: [hook]}}
-"""
-
-SHOP = """
+SHOP = (
+    SETTINGS
+    + """
 import asyncio, os
-from pathlib import Path
 from fastapi import BackgroundTasks, FastAPI
-import mainstem_analytics as analytics
 from mainstem_analytics.integrations.asgi import AnalyticsMiddleware
 
-for name in ("write_key", "host", "store_dir", "durability"):
-    setattr(analytics, name, os.environ[name.upper()])
-# The end is asked for in these tests, and the machine may be busy.
-analytics.exit_timeout_s = 30
-analytics.upload_interval = 3600
-folder = Path(os.environ["STORE_DIR"]).parent
 app = FastAPI()
 app.add_middleware(AnalyticsMiddleware)
 
@@ -81,6 +63,7 @@ async def slow(user: str, n: int):
         await asyncio.sleep(0.01)
     return call(user, n)
 """
+)
 HEADERS = {
     "User-Agent": "Mozilla/5.0",
     "Accept-Language": "de-DE,de;q=0.9",
@@ -93,8 +76,7 @@ HEADERS = {
 class Shop:
     """A running server of the program, and what is behind it."""
 
-    product: Serving
-    sink: Sink
+    behind: Behind
     server: ServerProcess
     port: int
     folder: Path
@@ -140,15 +122,9 @@ class Shop:
         await until("the server has ended", lambda: not self.server.running, timeout_s=120)
         assert "Traceback" not in self.server.log.read_text(), self.server.log_tail()
 
-    async def expect(self, expected: Sequence[str]) -> list[Mapping[str, Any]]:
+    async def expect(self, expected: Sequence[str]) -> Sequence[Mapping[str, Any]]:
         """See that nothing is left in the store, and that these have arrived, once; returns them as they did."""
-        store = Client(
-            WRITE_KEY, host=self.product.url, store_dir=self.folder / "store", handle_sigterm=False
-        )
-        assert store.status().stored == 0, self.server.log_tail()
-        store.close(0.0)
-        await self.product.settled("hook")
-        found = accepted(self.sink.requests)
+        found = await self.behind.arrived(self.server)
         assert_exactly_once(expected, ids(found), "the webhook")
         return found
 
@@ -160,25 +136,15 @@ async def shop(
     """Run the program under a server; `{port}` stands for its port in the arguments."""
     (folder / "shop.py").write_text(SHOP)
     port = free_port()
-    async with (
-        Sink() as sink,
-        serving(folder / "serve", WORKSPACE.format(key=WRITE_KEY, sink=sink.url)) as product,
-    ):
+    async with behind(folder) as found:
         with ServerProcess(
             arguments[0],
             [python, "-m", *(word.format(port=port) for word in arguments)],
             ready=lambda: accepts_connections(port),
             log=folder / "server.log",
-            env={
-                "PYTHONPATH": f"{REPOSITORY}/sdks/python/src:{folder}",
-                "WRITE_KEY": WRITE_KEY,
-                "HOST": product.url,
-                "STORE_DIR": str(folder / "store"),
-                "DURABILITY": durability,
-                **environment,
-            },
+            env={**found.environment, "DURABILITY": durability, **environment},
         ) as server:
-            yield Shop(product, sink, server, port, folder)
+            yield Shop(found, server, port, folder)
 
 
 UVICORN = ("uvicorn", "--workers", "3", "--port", "{port}", "--no-access-log", "shop:app")
