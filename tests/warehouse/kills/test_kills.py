@@ -6,6 +6,7 @@ for a while. Then everything is compared: rows, values, discards, `_mainstem_loa
 """
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,8 +40,9 @@ FEW, MANY = 8, 200
 _EVENTS_A_ROUND = 8
 _BY_STEP = 0.75
 """How many of the kills are at a step that none was at before; of the others most are at a random moment."""
-_MOST = 1.5
-"""After the rounds asked for, more are made at the steps that are left: so many times as many at most."""
+_TRIES = 4
+"""After the rounds asked for, more are made at the steps that are left, until none is; but what comes up in so few
+rounds that it was waited for in vain this often is left."""
 _LET_LIVE = 0.2
 _FAILS_FOR = 12
 _FAILING = ("order_completed", "rudder_discards", "users", "tracks")
@@ -161,9 +164,9 @@ async def _storm(bench: Bench, rounds: int) -> None:
         writers.run(Command(watch=True))
         usual_s = (time.monotonic() - started) / 2
         table, until = "", 0
-        number = -1
-        while (number := number + 1) < _MOST * rounds:
-            untried = [step for step in writers.steps() if step not in tried]
+        tries: Counter[str] = Counter()
+        for number in itertools.count():
+            untried = [step for step in writers.steps() if step not in tried and tries[step] < _TRIES]
             if number >= rounds and (not untried or rounds < MANY):
                 break
             await rig.append(story.events(_EVENTS_A_ROUND))
@@ -173,6 +176,7 @@ async def _storm(bench: Bench, rounds: int) -> None:
             command = Command(failing=[table] if table else [])
             if untried and (number >= rounds or chance.random() < _BY_STEP):
                 command.fatal = chance.choice(untried)
+                tries[command.fatal] += number >= rounds
                 command.times = chance.choice([1, 1, 1, 2, 5]) if number < rounds else 1
                 if command.fatal.startswith("arrears.") and not table:
                     command.failing = [chance.choice(_FAILING)]
@@ -185,14 +189,15 @@ async def _storm(bench: Bench, rounds: int) -> None:
                 usual_s = (time.monotonic() - started + usual_s) / 2
             else:
                 killed += bool(writers.run(command, kill_after_s=chance.uniform(0, 1.2 * usual_s)))
-        known = len(writers.steps())
+        known = writers.steps()
         for _ in range(2):
             writers.run(Command())
         took_s = time.monotonic() - began
         await _judge(bench, story, rig)
     sys.stdout.write(
-        f"{bench.engine}: {number} rounds in {took_s:.1f} s, {dead_at} killed at {len(tried)} of {known} steps, "
+        f"{bench.engine}: {number} rounds in {took_s:.1f} s, {dead_at} killed at {len(tried)} of {len(known)} steps, "
         f"{killed} at random moments; {story.accepted} events in {len(story.rows)} tables\n"
+        f"never killed at: {[step for step in known if step not in tried]}\n"
     )
 
 
