@@ -11,10 +11,11 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
-from mainstem.iceberg import upkeep
+from mainstem.iceberg import commits, upkeep
 from mainstem.secret import Secret
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.loader import Done, TableFailed, WarehouseError
+from mainstem.warehouse.loaders import iceberg_tables
 from mainstem.warehouse.loaders.iceberg import Config, open_loader
 from mainstem.warehouse.loaders.iceberg_tables import IcebergLoader
 from mainstem.warehouse.schema import LOADS
@@ -121,6 +122,32 @@ def test_a_load_is_known_when_its_snapshot_is_expired(loader: IcebergLoader, tmp
     assert len(loader._load_table("orders").snapshots()) == 1
     assert loader.load(load_of(1), table).already
     assert ids(loader, "shop", "orders") == ["a", "b"]
+
+
+def test_notes_of_loads_do_not_pile_up(loader: IcebergLoader, tmp_path: Path) -> None:
+    with (
+        patch.multiple(iceberg_tables, _MOST_NOTES=5, _NOTES_KEEP=timedelta(0)),
+        patch.object(commits, "_REMEMBERED", 3),
+    ):
+        tables = [staged(loader, tmp_path, "orders", EVENT, [row(f"{n}")], mode="append") for n in range(30)]
+        for number, table in enumerate(tables):
+            loader.load(load_of(number), table)
+        for number, table in enumerate(tables):
+            assert loader.load(load_of(number), table).already
+    notes = loader._load_table(LOADS)
+    assert len(notes.snapshots()) <= 6
+    lists = list((tmp_path / "iceberg" / "shop").glob(f"{LOADS}/metadata/snap-*.avro"))
+    assert len(lists) == len(notes.snapshots()), "what old snapshots had is removed"
+    assert sorted(noted.load_id for noted in loader.loads("shop")) == sorted(load_of(n).id for n in range(30))
+
+
+def test_only_the_last_of_old_snapshots_that_add_is_kept(loader: IcebergLoader, tmp_path: Path) -> None:
+    for number in range(3):
+        table = staged(loader, tmp_path, "orders", EVENT, [row(f"{number}")], mode="append")
+        loader.load(load_of(number), table)
+    with patch.object(iceberg_tables, "_THIN", timedelta(0)):
+        assert loader.compact("orders", keep=timedelta(days=1)).snapshots_expired == 2
+    assert ids(loader, "shop", "orders") == ["0", "1", "2"]
 
 
 def test_small_files_are_joined(loader: IcebergLoader, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def compact(load: Callable[[], Table], wanted: Wanted) -> Compacted:
             join(load, group, wanted.sort_by)
         except CONFLICTS:
             continue
-    expired, removed = _expire_between(load, wanted)
+    expired, removed = expire(load, wanted)
     return Compacted(before, len(_tasks(load())), expired, removed, more)
 
 
@@ -160,8 +160,11 @@ def _state(tasks: Sequence[FileScanTask]) -> _State:
     )
 
 
-def _expire_between(load: Callable[[], Table], wanted: Wanted) -> tuple[int, int]:
-    """Expire snapshots between others' commits; if those leave no room, it is for the next time."""
+def expire(load: Callable[[], Table], wanted: Wanted) -> tuple[int, int]:
+    """Let go of old snapshots, by `keep` and `thin`, and of the files that only they had; return how many of each.
+
+    It is done between others' commits; if those leave no room, it is for the next time.
+    """
     for _ in range(_COMMITS):
         try:
             return _expire(load, wanted)

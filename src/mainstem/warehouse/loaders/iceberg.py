@@ -23,7 +23,8 @@ long, float to double, and wider decimals), so 1.5 for a column of integers goes
 string with the field's doc `json`.
 
 **Upkeep**: each load adds small files; every hour those of a day are joined, a table at a time between loads, and
-snapshots older than a week go, with their files.
+snapshots older than a week go, with their files. Of snapshots older than an hour those go whose rows are all in the
+next one: all are written again with each commit. `_mainstem_loads` keeps its last hundred.
 
 **Readers.** DuckDB: `SELECT * FROM iceberg_scan('TABLE_FOLDER/metadata/NEWEST.metadata.json')`, or `ATTACH` of
 a REST catalog (extension `iceberg`). Spark: `spark.sql.catalog.lake=org.apache.iceberg.spark.SparkCatalog` with

@@ -39,7 +39,7 @@ from pyiceberg.types import (
 
 from mainstem.iceberg.catalog import make_namespace, mapped, place_of
 from mainstem.iceberg.commits import CONFLICTS, ID, again, fixed, is_in, remember
-from mainstem.iceberg.upkeep import Compacted, Wanted, compact
+from mainstem.iceberg.upkeep import Compacted, Wanted, compact, expire
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.loader import (
     Capabilities,
@@ -72,6 +72,12 @@ _from: Callable[[str, Any], BooleanExpression] = cast("Any", GreaterThanOrEqual)
 _null: Callable[[str], BooleanExpression] = cast("Any", IsNull)
 
 _DAY: Final = "mainstem_received_day"
+_THIN: Final = timedelta(hours=1)
+"""Older snapshots go whose rows are all in the next one: each is written with every commit."""
+_MOST_NOTES: Final = 100
+"""Snapshots of `_mainstem_loads`, which has a row for each table of a load: they are not left to the hourly upkeep."""
+_NOTES_KEEP: Final = timedelta(minutes=1)
+"""For those who read it just now."""
 _PROPERTIES: Final = {
     "write.parquet.compression-codec": "zstd",
     "write.metadata.delete-after-commit.enabled": "true",
@@ -194,7 +200,7 @@ class IcebergLoader:
 
     def load(self, load: Load, table: StagedTable) -> Done:
         done = self._again(table.table, lambda: self._put(load, table))
-        self._again(LOADS, lambda: self._note(load, table))
+        self._again(LOADS, lambda: self._note(load, table, repeated=done.already))
         return done
 
     def _put(self, load: Load, table: StagedTable) -> Done:
@@ -275,16 +281,18 @@ class IcebergLoader:
         from_day = min(times) - timedelta(days=self._dedupe_days)
         return Or(_from("received_at", from_day.isoformat()), _null("received_at"))
 
-    def _note(self, load: Load, table: StagedTable) -> None:
+    def _note(self, load: Load, table: StagedTable, *, repeated: bool) -> None:
         found = self._load_table(LOADS)
         key = json.dumps([load.id, table.table], ensure_ascii=False)
-        if is_in(found, key):
+        if is_in(found, key) or (repeated and _is_noted(found, load, table)):
             return
         with fixed(found).transaction() as transaction:
             transaction.append(
                 lake_tables.loads_row(load, table, lake_tables.now()), snapshot_properties={ID: key}
             )
             remember(transaction, key)
+        if len(found.snapshots()) >= _MOST_NOTES:
+            expire(lambda: self._load_table(LOADS), Wanted(keep=_NOTES_KEEP, thin=_NOTES_KEEP))
 
     def loads(self, cursor: str, *, limit: int = 100) -> Sequence[LoaderRow]:
         with _mapped(LOADS):
@@ -318,7 +326,7 @@ class IcebergLoader:
             TableFailed: there is no such table.
             WarehouseError: it failed; what was joined stays so.
         """
-        wanted = Wanted(small_bytes=small_bytes, at_least=at_least, keep=keep)
+        wanted = Wanted(small_bytes=small_bytes, at_least=at_least, keep=keep, thin=min(_THIN, keep))
         with _mapped(f"table {table}"):
             return compact(lambda: self._load_table(table), wanted)
 
@@ -358,6 +366,12 @@ class IcebergLoader:
 
 
 _mapped = partial(mapped, error=WarehouseError)
+
+
+def _is_noted(found: Table, load: Load, table: StagedTable) -> bool:
+    """Look among the rows: a load may have more tables than ids are remembered."""
+    rows = found.scan(row_filter=_one_of("load_id", [load.id]), selected_fields=("table_name",)).to_arrow()
+    return table.table in rows["table_name"].to_pylist()
 
 
 def _doc(kind: ColumnType) -> str | None:
