@@ -119,12 +119,25 @@ class Shop:
         return [one for one in accepted(self.sink.requests) if one["context"].get("run") == self.run]
 
     async def expect(
-        self, numbers: Sequence[int], *, tab: str | None = None, timeout_s: float = 60.0
+        self,
+        numbers: Sequence[int],
+        *,
+        tab: str | None = None,
+        user: str | None = None,
+        timeout_s: float = 60.0,
     ) -> None:
-        """Wait until the destination has these, then see that each came once, and in order."""
+        """Wait until the destination has these, then see that each came once, and in order.
+
+        Args:
+            tab, user: of one only. Between users there is no order.
+        """
 
         def found() -> list[Mapping[str, Any]]:
-            return [one for one in self.arrived() if tab is None or one["properties"].get("tab") == tab]
+            return [
+                one
+                for one in self.arrived()
+                if tab in (None, one["properties"].get("tab")) and user in (None, one.get("userId"))
+            ]
 
         try:
             await until(
