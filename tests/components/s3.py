@@ -14,15 +14,16 @@ from tests.components.process import ServerProcess, accepts_connections, free_po
 
 COMPONENT = "localbucket"
 _LOCK = PINS / "localbucket.txt"
+_FRONT = Path(__file__).parent / "localbucket_front.py"
 
 
 def install() -> Path:
-    """The server's command.
+    """The interpreter that has the server.
 
     Raises:
         ComponentMissing: PyPI could not be reached.
     """
-    return python_environment(COMPONENT, _LOCK) / "bin" / "localbucket"
+    return python_environment(COMPONENT, _LOCK) / "bin" / "python"
 
 
 class S3Server:
@@ -47,7 +48,7 @@ class S3Server:
         buckets.mkdir(parents=True, exist_ok=True)
         self._server = ServerProcess(
             "S3 server",
-            [install(), "--host", "127.0.0.1", "--port", str(self._port), buckets],
+            [install(), "-P", _FRONT, "--host", "127.0.0.1", "--port", str(self._port), buckets],
             ready=lambda: accepts_connections(self._port),
             log=self._directory / "s3.log",
         )

@@ -112,6 +112,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
     workspace: Workspace
 
     def log_message(self, *_: Any) -> None:
