@@ -31,9 +31,7 @@ from tests.components.install import ComponentMissing, required
 T = TypeVar("T")
 _MISSING = "COMPONENT MISSING: "
 # Fixtures that need something real, and the xdist group that shares the heavy ones: one worker starts
-# one broker, and two cores run one browser at a time. Under pytest 9.2, xdist 3.8 ignores groups
-# (https://github.com/pytest-dev/pytest-xdist/issues/1386): slower, as each worker starts its own, but
-# no less right.
+# one broker, and two cores run one browser at a time.
 _REAL: dict[str, str | None] = {
     "kafka_installed": "kafka",
     "chromium_path": "chromium",

@@ -28,8 +28,7 @@ from tests.examples.histories import STAGES, Sent, histories
 from tests.examples.plain_sql import PROJECT, SQL, run_dbt, scripts
 from tests.warehouse.rig import Rig
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("models")]
-"""One process: the projects are run once, for more than a minute."""
+pytestmark = pytest.mark.timeout(600)
 CASES = 60
 LIMITS = Limits(anonymous_ids=6, ids_of_a_person=12)
 VARS = (
