@@ -32,7 +32,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
-from mainstem.bulk.folders import sync_folder
+from mainstem.bulk.folders import is_abandoned, sync_folder
 from mainstem.destinations.archive import ArchiveSettings, Config, archive_config
 from mainstem.lake.errors import StoreUnavailable
 
@@ -268,11 +268,7 @@ class LocalStore:
     def _sweep(self) -> None:
         """Remove temporary files of processes that died while writing."""
         for left in (self._root / _TMP).iterdir():
-            with left.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
+            if is_abandoned(left):
                 left.unlink(missing_ok=True)
 
     def _walk(self, prefix: str) -> Sequence[StoredFile]:
