@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,16 @@ folder = Path(os.environ["STORE_DIR"]).parent
 
 @dataclass
 class Behind:
-    """What is behind a program, and what the program is given to reach it."""
+    """What is behind a program."""
 
     product: Serving
     sink: Sink
     folder: Path
-    environment: Mapping[str, str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.environment = {
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the program is given to reach it."""
+        return {
             "PYTHONPATH": f"{REPOSITORY}/sdks/python/src:{self.folder}",
             "WRITE_KEY": WRITE_KEY,
             "HOST": self.product.url,
