@@ -373,7 +373,7 @@ async def test_snapshots_are_thinned_but_tags_are_kept(place: IcebergPlace, tabl
     found = table._load()
     tagged = found.snapshots()[1].snapshot_id
     found.manage_snapshots().create_tag(tagged, "audit").commit()
-    with patch.object(iceberg_table, "_THIN", NOW):
+    with patch.object(keeping, "_THIN", NOW):
         done = upkeep(table, keep=timedelta(days=1))
     kept = table._load()
     # The tag's, the last before each of the two joins, and the newest.

@@ -145,7 +145,7 @@ def test_only_the_last_of_old_snapshots_that_add_is_kept(loader: IcebergLoader, 
     for number in range(3):
         table = staged(loader, tmp_path, "orders", EVENT, [row(f"{number}")], mode="append")
         loader.load(load_of(number), table)
-    with patch.object(iceberg_tables, "_THIN", timedelta(0)):
+    with patch.object(upkeep, "_THIN", timedelta(0)):
         assert loader.compact("orders", keep=timedelta(days=1)).snapshots_expired == 2
     assert ids(loader, "shop", "orders") == ["0", "1", "2"]
 

@@ -22,6 +22,9 @@ from mainstem.iceberg.commits import CONFLICTS, fixed
 _COMMITS: Final = 4
 """How often a commit is tried, while only others' additions come in between."""
 
+_THIN: Final = timedelta(hours=1)
+"""See `Wanted.keep`."""
+
 _State = frozenset[tuple[str, frozenset[str]]]
 """Files, each with the files that delete rows of it."""
 
@@ -51,10 +54,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     sort_by: tuple[str, ...] = ()
     """Columns that rows of a joined file are ordered by; empty = as they come."""
     keep: timedelta = timedelta(days=7)
-    """Snapshots younger than this stay, so that readers may look back."""
-    thin: timedelta | None = None
-    """Of snapshots older than this, those go whose rows are all in the next one, so that metadata stays small; None =
-    none of them."""
+    """Snapshots younger than this stay, so that readers may look back; of those older than an hour, all but such whose
+    rows are all in the next one: every commit writes all of them again."""
 
 
 def compact(load: Callable[[], Table], wanted: Wanted) -> Compacted:
@@ -161,7 +162,7 @@ def _state(tasks: Sequence[FileScanTask]) -> _State:
 
 
 def expire(load: Callable[[], Table], wanted: Wanted) -> tuple[int, int]:
-    """Let go of old snapshots, by `keep` and `thin`, and of the files that only they had; return how many of each.
+    """Let go of old snapshots, by `keep`, and of the files that only they had; return how many of each.
 
     It is done between others' commits; if those leave no room, it is for the next time.
     """
@@ -190,7 +191,7 @@ def _expire(load: Callable[[], Table], wanted: Wanted) -> tuple[int, int]:
 def _dispensable(found: Table, wanted: Wanted) -> Iterator[Snapshot]:
     now = datetime.now(UTC)
     old_ms = (now - wanted.keep).timestamp() * 1000
-    thin_ms = 0.0 if wanted.thin is None else (now - wanted.thin).timestamp() * 1000
+    thin_ms = (now - min(_THIN, wanted.keep)).timestamp() * 1000
     held = {ref.snapshot_id for ref in found.metadata.refs.values()}  # the table's head, tags, branches
     # The next snapshot has all that one has if it only added.
     continued = {

@@ -99,7 +99,6 @@ _JOINED_BYTES: Final = 16 * 1024 * 1024
 """As much is in memory at once while it is joined, five to ten times as big."""
 _TURN_BYTES: Final = 256 * 1024 * 1024
 """As much is joined in one turn: the archive stands still meanwhile."""
-_THIN: Final = timedelta(hours=1)
 
 
 class Key(msgspec.Struct, frozen=True, order=True):
@@ -257,7 +256,6 @@ class ArchiveTable:
             all_bytes=_TURN_BYTES,
             sort_by=ORDER,
             keep=keep,
-            thin=min(_THIN, keep),
         )
         with mapped(self._what, StoreUnavailable):
             done = compact(self._load, wanted)

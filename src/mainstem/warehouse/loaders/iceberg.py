@@ -24,7 +24,8 @@ string with the field's doc `json`.
 
 **Upkeep**: each load adds small files; every hour those of a day are joined, a table at a time between loads, and
 snapshots older than a week go, with their files. Of snapshots older than an hour those go whose rows are all in the
-next one: all are written again with each commit. `_mainstem_loads` keeps its last hundred.
+next one: all are written again with each commit. Those of `_mainstem_loads`
+go whenever there are a hundred.
 
 **Readers.** DuckDB: `SELECT * FROM iceberg_scan('TABLE_FOLDER/metadata/NEWEST.metadata.json')`, or `ATTACH` of
 a REST catalog (extension `iceberg`). Spark: `spark.sql.catalog.lake=org.apache.iceberg.spark.SparkCatalog` with

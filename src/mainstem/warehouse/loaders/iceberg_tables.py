@@ -72,8 +72,6 @@ _from: Callable[[str, Any], BooleanExpression] = cast("Any", GreaterThanOrEqual)
 _null: Callable[[str], BooleanExpression] = cast("Any", IsNull)
 
 _DAY: Final = "mainstem_received_day"
-_THIN: Final = timedelta(hours=1)
-"""Older snapshots go whose rows are all in the next one: each is written with every commit."""
 _MOST_NOTES: Final = 100
 """Snapshots of `_mainstem_loads`, which has a row for each table of a load: they are not left to the hourly upkeep."""
 _NOTES_KEEP: Final = timedelta(minutes=1)
@@ -292,7 +290,7 @@ class IcebergLoader:
             )
             remember(transaction, key)
         if len(found.snapshots()) >= _MOST_NOTES:
-            expire(lambda: self._load_table(LOADS), Wanted(keep=_NOTES_KEEP, thin=_NOTES_KEEP))
+            expire(lambda: self._load_table(LOADS), Wanted(keep=_NOTES_KEEP))
 
     def loads(self, cursor: str, *, limit: int = 100) -> Sequence[LoaderRow]:
         with _mapped(LOADS):
@@ -326,7 +324,7 @@ class IcebergLoader:
             TableFailed: there is no such table.
             WarehouseError: it failed; what was joined stays so.
         """
-        wanted = Wanted(small_bytes=small_bytes, at_least=at_least, keep=keep, thin=min(_THIN, keep))
+        wanted = Wanted(small_bytes=small_bytes, at_least=at_least, keep=keep)
         with _mapped(f"table {table}"):
             return compact(lambda: self._load_table(table), wanted)
 
