@@ -11,12 +11,15 @@ from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
 from mainstem.destinations.catalog import check_config
+from mainstem.secret import Secret
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.loader import Done, TableFailed, WarehouseError
 from mainstem.warehouse.loaders import delta_tables
 from mainstem.warehouse.loaders.delta import Config, open_loader
 from mainstem.warehouse.loaders.delta_tables import DeltaLoader, storage_options
 from mainstem.warehouse.schema import AddColumns
+from tests.components.s3 import S3Server
+from tests.warehouse.contract.lakes import ENDPOINT, open_delta_s3
 from tests.warehouse.contract.rows import EVENT, create, ids, load_of, staged, values
 
 DAY = "2026-01-{:02}T00:00:00Z"
@@ -120,6 +123,37 @@ def test_small_files_are_joined_and_loads_stay_known(loader: DeltaLoader, tmp_pa
     assert ids(loader, "shop", "orders") == [str(number) for number in range(6)]
     assert all(loader.load(load_of(number), table).already for number, table in enumerate(tables))
     assert len(list((tmp_path / "delta" / "shop" / "orders").glob("*.parquet"))) == 1
+
+
+def test_small_files_are_joined_in_a_bucket(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENDPOINT, s3_server.endpoint)
+    loader = open_delta_s3(tmp_path, "shop")
+    assert isinstance(loader, DeltaLoader)
+    create(loader, "orders", EVENT)
+    for number in range(6):
+        table = staged(loader, tmp_path, "orders", EVENT, [row(str(number))], mode="append")
+        loader.load(load_of(number), table)
+    found = loader.compact("orders", keep=timedelta(0))
+    assert (found.files_before, found.files_after, found.files_removed) == (6, 1, 6)
+    assert ids(loader, "shop", "orders") == [str(number) for number in range(6)]
+
+
+def test_what_a_bucket_says_is_told_to_its_cause(tmp_path: Path, s3_server: S3Server) -> None:
+    config = Config(
+        url="s3://nowhere/lake",
+        endpoint=s3_server.endpoint,
+        region=s3_server.region,
+        access_key_id=Secret(s3_server.access_key),
+        secret_access_key=Secret(s3_server.secret_key),
+    )
+    loader = open_loader(config, "shop", tmp_path)
+    assert isinstance(loader, DeltaLoader)
+    with pytest.raises(WarehouseError, match="NoSuchBucket") as failed:
+        loader.compact("orders")
+    assert "\n" not in str(failed.value)
+    assert "\x1b" not in str(failed.value)
 
 
 def test_replacing_replaces_the_whole_row(loader: DeltaLoader, tmp_path: Path) -> None:

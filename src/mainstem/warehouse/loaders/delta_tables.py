@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ _PROPERTIES: Final = {
     "delta.logRetentionDuration": "interval 7 days",
     "delta.deletedFileRetentionDuration": "interval 7 days",
 }
+_BRANCH: Final = re.compile(r"\s*\x1b\[\d+m↳\x1b\[0m\s*")
 _WORDS: Final[dict[str, ColumnType]] = {
     "boolean": "boolean",
     "long": "int",
@@ -345,7 +347,8 @@ def _mapped(what: str) -> Iterator[None]:
     except (CommitFailedError, WarehouseError):
         raise
     except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
-        words = str(error).splitlines()[0][:400] if str(error) else ""
+        # delta-rs tells the cause as a tree, a branch a line.
+        words = " ".join(_BRANCH.sub(": ", str(error)).split())[:400]
         raise WarehouseError(f"{what}: {type(error).__name__}: {words}") from error
 
 
