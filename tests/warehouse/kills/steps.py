@@ -28,7 +28,7 @@ _BY_LINE: Final = {
     "sql": {"load"},
     "clickhouse": {"load", "_insert"},
     "parquet": {"load"},
-    "delta_tables": {"_create", "load", "_put", "_note", "_sync"},
+    "delta_tables": {"_create", "load", "_put", "_note", "_sync", "work"},
     "iceberg_table": {"check", "_make", "put", "_put", "write", "upkeep", "_claim", "_mark"},
     "iceberg_writer": {"_write", "_upkeep"},
     "upkeep": {"compact", "join", "_replace", "_expire"},

@@ -2,7 +2,7 @@
 
 The whole way from the stream on disk through gatherer, staging and the real loader to the position in the ledger, as a
 worker with this destination goes it. Events come in every round; tables and columns come up and change; a table fails
-for a while. Then everything is compared: rows, values, discards, `_mainstem_loads`, books.
+for a while; small files are joined. Then everything is compared: rows, values, discards, `_mainstem_loads`, books.
 """
 
 import asyncio
@@ -45,6 +45,9 @@ _TRIES = 4
 rounds that it was waited for in vain this often is left."""
 _LET_LIVE = 0.2
 _FAILS_FOR = 12
+_UPKEEP = 10
+"""Small files are joined in every so-manyth round, as they are every hour elsewhere."""
+_UPKEEP_STEPS = ("upkeep.", "delta_tables.DeltaLoader.compact")
 _FAILING = ("order_completed", "rudder_discards", "users", "tracks")
 
 
@@ -161,7 +164,7 @@ async def _storm(bench: Bench, rounds: int) -> None:
         # One that fails, and one that pays: so their steps are known.
         writers.run(Command(watch=True, failing=["order_completed"]))
         await rig.append(story.events(_EVENTS_A_ROUND))
-        writers.run(Command(watch=True))
+        writers.run(Command(watch=True, upkeep=True))
         usual_s = (time.monotonic() - started) / 2
         table, until = "", 0
         tries: Counter[str] = Counter()
@@ -173,11 +176,12 @@ async def _storm(bench: Bench, rounds: int) -> None:
             if number >= until:
                 table = chance.choice(_FAILING) if not table and chance.random() < 0.3 else ""
                 until = number + chance.randrange(1, _FAILS_FOR)
-            command = Command(failing=[table] if table else [])
+            command = Command(failing=[table] if table else [], upkeep=not number % _UPKEEP)
             if untried and (number >= rounds or chance.random() < _BY_STEP):
                 command.fatal = chance.choice(untried)
                 tries[command.fatal] += number >= rounds
                 command.times = chance.choice([1, 1, 1, 2, 5]) if number < rounds else 1
+                command.upkeep = command.upkeep or command.fatal.startswith(_UPKEEP_STEPS)
                 if command.fatal.startswith("arrears.") and not table:
                     command.failing = [chance.choice(_FAILING)]
                 if writers.run(command):

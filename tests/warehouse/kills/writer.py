@@ -6,9 +6,11 @@ and by how it ended.
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import msgspec
 from mainstem.clock import SystemClock
 from mainstem.ledger.sqlite import open_ledger
 from mainstem.stream.open import open_stream
-from mainstem.warehouse.loader import TableFailed
+from mainstem.warehouse.loader import Compacting, TableFailed
 from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.settings import WarehouseSettings
 from tests.warehouse.contract.engines import ENGINES, import_early
@@ -45,6 +47,8 @@ class Command(msgspec.Struct, kw_only=True):
     partitions: tuple[int, ...] = tuple(range(PARTITIONS))
     failing: list[str] = []
     """Tables that can't be loaded now."""
+    upkeep: bool = False
+    """Join small files afterwards, where the engine's tables have such, and let go of those that were joined."""
     watch: bool = False
     """Note the steps (in the file `steps`)."""
     fatal: str = ""
@@ -107,7 +111,7 @@ async def _load(engine: str, folder: Path, namespace: str, command: Command) -> 
         stream=stream,
         ledger=ledger,
         clock=clock,
-        # Upkeep is of the engine's own settings, and beside loads.
+        # By the clock it is never due here.
         spec=msgspec.structs.replace(
             spec, open=lambda _, name, place: ENGINES[engine](place, name), upkeep=None
         ),
@@ -116,6 +120,10 @@ async def _load(engine: str, folder: Path, namespace: str, command: Command) -> 
     await (await rig.gatherer(command.partitions)).flush_now()
     if not command.failing:
         await rig.writer().pay()
+    if command.upkeep:
+        with contextlib.closing(ENGINES[engine](folder, namespace)) as loader:
+            for table in loader.fetch_schema() if isinstance(loader, Compacting) else ():
+                loader.compact(table, keep=timedelta(0))
     await ledger.close()
     await stream.close()
 
