@@ -122,8 +122,9 @@ async def _load(engine: str, folder: Path, namespace: str, command: Command) -> 
         await rig.writer().pay()
     if command.upkeep:
         with contextlib.closing(ENGINES[engine](folder, namespace)) as loader:
-            for table in loader.fetch_schema() if isinstance(loader, Compacting) else ():
-                loader.compact(table, keep=timedelta(0))
+            if isinstance(loader, Compacting):
+                for table in loader.fetch_schema():
+                    loader.compact(table, keep=timedelta(0))
     await ledger.close()
     await stream.close()
 
