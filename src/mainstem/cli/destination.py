@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_settings
+from mainstem.cli.options import DataDir, Set, SettingsFile, WorkspacePath, read_settings
 from mainstem.clock import SystemClock
 from mainstem.destinations import catalog
 from mainstem.destinations.base import DestinationSpec

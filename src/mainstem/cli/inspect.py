@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed, read_settings
+from mainstem.cli.options import DataDir, Set, SettingsFile, WorkspacePath, read_installed, read_settings
 from mainstem.clock import SystemClock
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.transform import Applied

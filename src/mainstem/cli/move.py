@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from mainstem.cli.inspect import AsJson
-from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed
+from mainstem.cli.options import DataDir, Set, SettingsFile, WorkspacePath, read_installed
 from mainstem.clock import SystemClock, iso_from_ms
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import parse_time_ms

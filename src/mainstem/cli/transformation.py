@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mainstem.cli.run import Set, SettingsFile, WorkspacePath, read_settings
+from mainstem.cli.options import Set, SettingsFile, WorkspacePath, read_settings
 from mainstem.clock import SystemClock
 from mainstem.errors import SettingsError
 from mainstem.roles.transformation_bench import Owned, open_run, owned

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mainstem.cli.run import DataDir, Set, SettingsFile, WorkspacePath, read_installed
+from mainstem.cli.options import DataDir, Set, SettingsFile, WorkspacePath, read_installed
 from mainstem.clock import SystemClock
 from mainstem.errors import SettingsError
 from mainstem.events.canonical import parse_time_ms

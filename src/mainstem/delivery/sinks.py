@@ -13,7 +13,6 @@ from mainstem.delivery.aws import open_eventbridge, open_kinesis
 from mainstem.delivery.guard import AddressGuard
 from mainstem.delivery.kafka import KafkaSink
 from mainstem.delivery.pubsub import PubSubSink
-from mainstem.delivery.redis import RedisSink
 from mainstem.delivery.transport import Transport
 from mainstem.destinations import (
     azure_event_hub,
@@ -98,6 +97,9 @@ def _googlepubsub(config: googlepubsub.Config, room: SinkRoom) -> StreamSink:
 
 
 def _redis(config: redis.Config, room: SinkRoom) -> StreamSink:
+    # Its driver takes as long to import as the rest of the worker, and 20 MB.
+    from mainstem.delivery.redis import RedisSink
+
     return RedisSink(config, guard=room.guard, timeout_s=room.timeout_s)
 
 
