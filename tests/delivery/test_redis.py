@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from tests.components.process import free_port
 from tests.components.redis import RedisServer
 from tests.destinations.events import mapped
 
@@ -134,7 +135,9 @@ async def test_a_server_that_restarts_is_found_again(redis_server: RedisServer, 
 
 
 async def test_a_cluster(redis_server: RedisServer, tmp_path: Path) -> None:
-    with RedisServer(tmp_path / "cluster", "--cluster-enabled", "yes") as server:
+    # Else the port beside it, for the nodes, is 10,000 higher: among those that clients go out from.
+    nodes = ("--cluster-port", str(free_port()))
+    with RedisServer(tmp_path / "cluster", "--cluster-enabled", "yes", *nodes) as server:
         async with _sink(server.address) as sink:
             # Not told that it is one: what has no slots yet says so.
             [result] = await sink.send([_identify("u", {"a": "1"})])
