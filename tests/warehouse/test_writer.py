@@ -375,7 +375,7 @@ async def test_discards_that_fail_catch_up_all(tmp_path: Path) -> None:
 async def test_a_table_with_a_long_name_that_fails_does_not_hold_up_the_others(tmp_path: Path) -> None:
     # Of the length that some engines take; as a folder's name, escaped, it would be longer than one may be.
     table = "注" * 60
-    rows = TableRows(table, tmp_path, 0)
+    rows = TableRows(table, tmp_path, "0000")
     rows.add({"id": "m1"}, {"id": "string"}, 1)
     rows.flush()
     arrears = Arrears(tmp_path / "arrears")

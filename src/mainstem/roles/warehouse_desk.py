@@ -426,7 +426,7 @@ async def _gather(
                 continue
             place = (namespace, row.table)
             if place not in gathered:
-                gathered[place] = TableRows(row.table, folder, len(gathered))
+                gathered[place] = TableRows(row.table, folder, f"{len(gathered):04d}")
             gathered[place].add(row.data, row.columns, event.sequence)
 
 

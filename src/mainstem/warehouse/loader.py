@@ -62,6 +62,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Rows can be replaced by id; without, repeated ids are seen by readers (`FINAL`, views)."""
     shortest_sync_s: float = 1.0
     """How often a sync makes sense."""
+    parallel_loads: int = 1
+    """Tables that are best loaded at a time, each over a connection of its own: more than one where most of a load is
+    waiting for the engine's answers."""
     one_process: bool = False
     """Only one process at a time can have it open (DuckDB's file)."""
 

@@ -12,6 +12,7 @@ the next load of the table writes it again.
 
 import fcntl
 import os
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -65,7 +66,7 @@ class TableReport(msgspec.Struct, kw_only=True):
 
 
 class Measures:
-    """The measures of one warehouse. Blocking; one thread at a time."""
+    """The measures of one warehouse. Blocking; `loaded` and `failed` from any thread."""
 
     def __init__(self, destination_id: str, folder: Path) -> None:
         """
@@ -75,6 +76,7 @@ class Measures:
         self._destination_id = destination_id
         self._folder = folder
         self._new: dict[str, dict[str, TableReport]] = {}
+        self._noting = threading.Lock()
 
     def loaded(self, namespace: str, table: str, load_id: str, found: Loaded, now_ms: int) -> None:
         """Take note of a load that is in."""
@@ -85,19 +87,20 @@ class Measures:
         metrics.WAREHOUSE_LOAD_SECONDS.labels(*labels).observe(found.took_s)
         if found.oldest_ms:
             metrics.WAREHOUSE_LAG_SECONDS.labels(*labels).observe(lag_s)
-        reports = self._new.setdefault(namespace, {})
-        before = reports.get(table)
-        reports[table] = TableReport(
-            table=table,
-            load_id=load_id,
-            rows=found.rows,
-            staged_bytes=found.staged_bytes,
-            took_s=round(found.took_s, 3),
-            lag_s=round(lag_s, 3),
-            loaded_at_ms=now_ms,
-            loads=1 + (before.loads if before is not None else 0),
-            all_rows=found.rows + (before.all_rows if before is not None else 0),
-        )
+        with self._noting:
+            reports = self._new.setdefault(namespace, {})
+            before = reports.get(table)
+            reports[table] = TableReport(
+                table=table,
+                load_id=load_id,
+                rows=found.rows,
+                staged_bytes=found.staged_bytes,
+                took_s=round(found.took_s, 3),
+                lag_s=round(lag_s, 3),
+                loaded_at_ms=now_ms,
+                loads=1 + (before.loads if before is not None else 0),
+                all_rows=found.rows + (before.all_rows if before is not None else 0),
+            )
 
     def failed(self, table: str) -> None:
         """Take note of a table that could not be loaded, while others could."""

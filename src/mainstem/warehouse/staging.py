@@ -58,16 +58,16 @@ class Part(msgspec.Struct, frozen=True):
 class TableRows:
     """The rows of one table, being gathered."""
 
-    def __init__(self, table: str, spool: Path, number: int) -> None:
+    def __init__(self, table: str, spool: Path, name: str) -> None:
         """
         Args:
             spool: a folder of this load's own.
-            number: of the table in this load: names its files.
+            name: of its files: no other table's in this folder.
         """
         self.table = table
         self.rows = 0
         self._spool = spool
-        self._number = number
+        self._name = name
         self._kinds: dict[str, ColumnType] = {}
         self._seen: dict[str, set[ColumnType]] = {}
         self._shapes: set[tuple[str, ...]] = set()
@@ -88,7 +88,7 @@ class TableRows:
         rows: int,
     ) -> "TableRows":
         """Return rows that were gathered before, from their files."""
-        made = cls(table, Path(), 0)
+        made = cls(table, Path(), "")
         made._chunks, made._kinds, made.rows = list(chunks), dict(columns), rows
         made._seen = {name: set(seen.get(name, {kind})) for name, kind in columns.items()}
         return made
@@ -174,7 +174,7 @@ class TableRows:
             end = start + 1
             while end < len(held) and held[end][1] == kinds and held[end][0].schema.equals(batch.schema):
                 end += 1
-            path = self._spool / f"{self._number:04d}-{len(self._chunks):06d}.arrow"
+            path = self._spool / f"{self._name}-{len(self._chunks):06d}.arrow"
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
                 for one, _ in held[start:end]:
                     writer.write_batch(one)

@@ -1,15 +1,19 @@
 """The warehouse as a place for batches: a plan's events become rows, and each table's rows are loaded once.
 
 gatherer -> **warehouse writer** -> loader. What is made of a plan are rows by table, gathered on disk (`staging`). They
-are written table by table: the table is changed if it has to be, the rows are fitted to it and loaded, exactly once by
-the plan's id. A table that can't be loaded does not hold up the others: its rows go to the arrears, durably, before the
-position moves on, and are tried again with every later load, in order; where no load comes, by the schedule of syncs.
+are written table by table, several at a time where the engine is better for it: the table is changed if it has to be,
+the rows are fitted to it and loaded, exactly once by the plan's id. A table that can't be loaded does not hold up the
+others: its rows go to the arrears, durably, before the position moves on, and are tried again with every later load, in
+order; where no load comes, by the schedule of syncs.
 """
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -61,8 +65,6 @@ _MAX_NAMESPACES: Final = 64
 _MOST_PAY_WAIT_S: Final = 3_600.0
 _COMPACTED: Final = "compacted"
 """The file that says when joining small files was begun last."""
-_DISCARDS_NUMBER: Final = 9_999
-"""Names the files of values that do not fit."""
 
 Decode = Callable[[StoredEvent], Event]
 
@@ -173,7 +175,7 @@ class PlannedRows:
     def _rows(self, namespace: str, table: str) -> TableRows:
         rows = self._tables.get((namespace, table))
         if rows is None:
-            rows = self._tables[namespace, table] = TableRows(table, self.folder, len(self._tables))
+            rows = self._tables[namespace, table] = TableRows(table, self.folder, f"{len(self._tables):04d}")
         return rows
 
     def _flush(self) -> None:
@@ -207,6 +209,8 @@ class _Space(msgspec.Struct):
     """Asked once, not for every table; kept up to date as tables change here."""
     owing: dict[str, str]
     """Tables of which earlier loads wait, with advice."""
+    discarding: threading.Lock
+    """Held while the discards are loaded, which is the one table that several others' loads write to."""
 
 
 class WarehouseWriter:
@@ -372,8 +376,42 @@ class WarehouseWriter:
         self._pay_namespace(space)
         # The discards last: of the other tables' values some may have come to the arrears there.
         discards = self._named(DISCARDS)
-        ordered = sorted(tables, key=lambda rows: rows.table == discards)
-        return sum(self._load_or_owe(load, space, rows, folder) for rows in ordered)
+        others = deque(rows for rows in tables if rows.table != discards)
+        written = self._load_side_by_side(load, space, others, folder)
+        return written + sum(
+            self._load_or_owe(load, space, rows, folder) for rows in tables if rows.table == discards
+        )
+
+    def _load_side_by_side(self, load: Load, space: _Space, waiting: deque[TableRows], folder: Path) -> int:
+        """Load tables, several at a time, each over a connection of its own; return how many were written."""
+        engine = space.loader.capabilities
+        wanted = self._config.parallel_loads or engine.parallel_loads
+        lanes = 1 if engine.one_process else min(wanted, len(waiting))
+        if lanes <= 1:
+            return self._load_waiting(load, space, waiting, folder)
+
+        def lane() -> int:
+            with self._opened(space.name) as loader:
+                return self._load_waiting(
+                    load, msgspec.structs.replace(space, loader=loader), waiting, folder
+                )
+
+        with ThreadPoolExecutor(lanes - 1, "warehouse-load") as threads:
+            begun = [threads.submit(lane) for _ in range(lanes - 1)]
+            written = self._load_waiting(load, space, waiting, folder)
+        return written + sum(one.result() for one in begun)
+
+    def _load_waiting(self, load: Load, space: _Space, waiting: deque[TableRows], folder: Path) -> int:
+        """Load tables as long as some wait; return how many were written."""
+        written = 0
+        with _emptied_on_error(waiting):
+            while waiting:
+                try:
+                    rows = waiting.popleft()
+                except IndexError:
+                    break  # another lane was faster
+                written += self._load_or_owe(load, space, rows, folder)
+        return written
 
     def _load_or_owe(self, load: Load, space: _Space, rows: TableRows, folder: Path) -> int:
         """Load a table's rows, or put them to the arrears; return how many tables were written."""
@@ -382,8 +420,7 @@ class WarehouseWriter:
                 raise TableFailed(rows.table, "earlier loads of it wait", space.owing[rows.table])
             return self._load_table(load, space, rows, folder)
         except TableFailed as failed:
-            # Part of its changes may be in.
-            space.schema.update(space.loader.fetch_schema())
+            _look_again(space, rows.table)
             self._fall_behind(space.name, failed)
             space.arrears.add(load, rows, str(failed), failed.advice, self._clock.now_ms(), within=folder)
             return 0
@@ -394,7 +431,8 @@ class WarehouseWriter:
             self._measures.loaded(space.name, rows.table, load.id, found, self._clock.now_ms())
         if not discards.rows:
             return 1
-        return 1 + self._load_or_owe(discards_of(load, rows.table), space, discards, folder)
+        with space.discarding:
+            return 1 + self._load_or_owe(discards_of(load, rows.table), space, discards, folder)
 
     def _fall_behind(self, namespace: str, failed: TableFailed) -> None:
         self._measures.failed(failed.table)
@@ -461,7 +499,9 @@ class WarehouseWriter:
     # ------------------------------------------------------------ arrears
 
     def _space(self, namespace: str, loader: Loader) -> _Space:
-        return _Space(namespace, loader, self._arrears(namespace), dict(loader.fetch_schema()), {})
+        return _Space(
+            namespace, loader, self._arrears(namespace), dict(loader.fetch_schema()), {}, threading.Lock()
+        )
 
     def _arrears(self, namespace: str) -> Arrears:
         return Arrears(arrears_of(self._folder, namespace))
@@ -525,7 +565,7 @@ class WarehouseWriter:
                     continue  # another process was faster, and has removed what was read here
                 if not isinstance(error, TableFailed):
                     raise
-                space.schema.update(space.loader.fetch_schema())
+                _look_again(space, table)
                 space.owing[table] = error.advice
                 self._note_trouble(space.arrears, [owed], str(error), error.advice)
                 break
@@ -545,6 +585,23 @@ class WarehouseWriter:
                         table=one.manifest.table,
                         error=str(trouble),
                     )
+
+
+@contextlib.contextmanager
+def _emptied_on_error(waiting: deque[TableRows]) -> Iterator[None]:
+    """Let the other lanes end after their table: the load is made again as a whole."""
+    try:
+        yield
+    except BaseException:
+        waiting.clear()
+        raise
+
+
+def _look_again(space: _Space, table: str) -> None:
+    """Learn how a table is that failed: part of its changes may be in."""
+    found = space.loader.fetch_schema().get(table)
+    if found is not None:
+        space.schema[table] = found
 
 
 def _noted_ms(path: Path) -> int:
@@ -580,7 +637,9 @@ def load_rows(
     """
     began = time.monotonic()
     named = naming_of(spec)
-    discards = TableRows(named(DISCARDS), folder, _DISCARDS_NUMBER)
+    # Long names are cut, and tables may be loaded at the same time.
+    digest = xxhash.xxh3_64_hexdigest(rows.table.encode())
+    discards = TableRows(named(DISCARDS), folder, f"discards-{digest}")
     there = loader.fetch_schema() if schema is None else schema
     most = loader.capabilities.max_columns
     if len(rows.columns) > most:
@@ -600,7 +659,8 @@ def load_rows(
         target |= {name: now[name] for name in widened if name in now}
     if schema is not None:
         schema[rows.table] = target
-    path = folder / f"{quote(rows.table, safe='')[:120]}-{load.id.replace('/', '-')}.parquet"
+    name = f"{quote(rows.table, safe='')[:100]}-{digest}-{load.id.replace('/', '-')}"
+    path = folder / f"{name}.parquet"
 
     def discard(found: Discard) -> None:
         if rows.table == discards.table:

@@ -18,15 +18,17 @@ ENDPOINT = "TEST_S3_ENDPOINT"
 
 def bucket_of(folder: Path) -> dict[str, object]:
     """Settings of a bucket that belongs to a folder."""
-    name = f"lake-{abs(hash(str(folder))) % 10**9}" if not (folder / ".bucket").exists() else ""
-    name = name or (folder / ".bucket").read_text()
-    (folder / ".bucket").write_text(name)
-    endpoint = os.environ[ENDPOINT]
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=30):
-            pass
-    except HTTPError as error:
-        assert error.code == 409  # noqa: PT017 - it is there
+    noted, endpoint = folder / ".bucket", os.environ[ENDPOINT]
+    if not noted.exists():
+        name = f"lake-{abs(hash(str(folder))) % 10**9}"
+        request = urllib.request.Request(f"{endpoint}/{name}", method="PUT")
+        try:
+            with urllib.request.urlopen(request, timeout=30):
+                pass
+        except HTTPError as error:
+            assert error.code == 409  # noqa: PT017 - it is there
+        noted.write_text(name)
+    name = noted.read_text()
     return {
         "url": f"s3://{name}/lake",
         "endpoint": endpoint,

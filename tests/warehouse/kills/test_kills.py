@@ -44,6 +44,8 @@ _TRIES = 4
 """After the rounds asked for, more are made at the steps that are left, until none is; but what comes up in so few
 rounds that it was waited for in vain this often is left."""
 _LET_LIVE = 0.2
+_ONE_CONNECTION = ("clickhouse", "duckdb")
+"""Engines that are in the writer's own process."""
 _FAILS_FOR = 12
 _UPKEEP = 10
 """Small files are joined in every so-manyth round, as they are every hour elsewhere."""
@@ -176,7 +178,11 @@ async def _storm(bench: Bench, rounds: int) -> None:
             if number >= until:
                 table = chance.choice(_FAILING) if not table and chance.random() < 0.3 else ""
                 until = number + chance.randrange(1, _FAILS_FOR)
-            command = Command(failing=[table] if table else [], upkeep=not number % _UPKEEP)
+            command = Command(
+                failing=[table] if table else [],
+                upkeep=not number % _UPKEEP,
+                parallel=1 if bench.engine in _ONE_CONNECTION else chance.choice([1, 3]),
+            )
             if untried and (number >= rounds or chance.random() < _BY_STEP):
                 command.fatal = chance.choice(untried)
                 tries[command.fatal] += number >= rounds

@@ -47,6 +47,8 @@ class Command(msgspec.Struct, kw_only=True):
     partitions: tuple[int, ...] = tuple(range(PARTITIONS))
     failing: list[str] = []
     """Tables that can't be loaded now."""
+    parallel: int = 1
+    """Tables that are loaded at a time."""
     upkeep: bool = False
     """Join small files afterwards, where the engine's tables have such, and let go of those that were joined."""
     watch: bool = False
@@ -106,7 +108,7 @@ async def _load(engine: str, folder: Path, namespace: str, command: Command) -> 
     ledger = await open_ledger(folder / "ledger.db")
     rig = Rig(
         folder,
-        config=WarehouseSettings(sync_frequency=60, sync_events=30),
+        config=WarehouseSettings(sync_frequency=60, sync_events=30, parallel_loads=command.parallel),
         fault=fault,
         stream=stream,
         ledger=ledger,

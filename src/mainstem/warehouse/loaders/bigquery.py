@@ -97,6 +97,7 @@ CAPABILITIES: Final = Capabilities(
     max_columns=10_000,
     widenings=frozenset({("int", "float")}),
     shortest_sync_s=60.0,
+    parallel_loads=4,
 )
 
 

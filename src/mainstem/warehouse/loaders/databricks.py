@@ -200,6 +200,7 @@ CAPABILITIES: Final = Capabilities(
     max_columns=5_000,
     widenings=frozenset(),
     shortest_sync_s=30.0,
+    parallel_loads=4,
 )
 
 

@@ -136,6 +136,7 @@ CAPABILITIES: Final = Capabilities(
     max_columns=1600,
     widenings=frozenset({("int", "float")}),
     shortest_sync_s=60.0,
+    parallel_loads=4,
 )
 
 
