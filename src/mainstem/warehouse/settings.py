@@ -28,8 +28,8 @@ class WarehouseSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     sync_bytes: Annotated[int, msgspec.Meta(ge=1)] = 256 * 1024 * 1024
     """… or this many bytes of them."""
     parallel_loads: Annotated[int, msgspec.Meta(ge=0, le=32)] = 0
-    """Tables that are loaded at a time, each over a connection of its own. 0 = what suits the engine: four with BigQuery,
-    Databricks and Snowflake, one with the others. DuckDB takes one always."""
+    """Tables that are loaded at a time, each over a connection of its own. 0 = what suits the engine: four with
+    BigQuery, Databricks and Snowflake, one with the others. DuckDB takes one always."""
     exclude_window: Window | None = None
     """A part of the day in which nothing is loaded; what comes waits."""
     dedupe: Literal["id", "none"] = "id"
