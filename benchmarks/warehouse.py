@@ -55,14 +55,14 @@ _AT_ONCE = 50_000
 NAMES = ("Order Completed", "Product Viewed", "Cart Updated", "Signed Up", "Page Scrolled")
 
 
-def message(number: int) -> dict[str, Any]:
+def message(number: int, names: Sequence[str] = NAMES) -> dict[str, Any]:
     """A track as a browser sends it."""
     return {
         "type": "track",
         "messageId": f"message-{number}",
         "userId": f"user-{number % 20_000}",
         "anonymousId": f"anonymous-{number % 20_000}",
-        "event": NAMES[number % len(NAMES)],
+        "event": names[number % len(names)],
         "originalTimestamp": "2026-09-21T14:13:20.123Z",
         "sentAt": "2026-09-21T14:13:20.500Z",
         "properties": {
@@ -122,6 +122,8 @@ class Part(msgspec.Struct, frozen=True):
     partitions: Sequence[int]
     at_once: int
     """Events of a load."""
+    lanes: int = 0
+    """Tables that are loaded at a time; 0: as many as suit the engine."""
 
 
 async def ours(part: Part) -> tuple[int, float]:
@@ -187,6 +189,7 @@ def _engine(part: Part) -> tuple[LoaderSpec, WarehouseSettings]:
         ssl_mode="disable",
         sync_frequency=1_000.0,
         sync_events=part.at_once,
+        parallel_loads=part.lanes,
     )
 
 
@@ -198,8 +201,12 @@ def _loaded(part: Part) -> tuple[int, float, float]:
     return *asyncio.run(ours(part)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def load(parts: Sequence[Part]) -> tuple[float, float, float]:
-    """Load in as many processes; return the events a second, those that writing alone would do, and the peak memory."""
+def load(parts: Sequence[Part], *, there: int = 0) -> tuple[float, float, float]:
+    """Load in as many processes; return the events a second, those that writing alone would do, and the peak memory.
+
+    Args:
+        there: events that were loaded before.
+    """
     with ProcessPoolExecutor(len(parts), mp_context=multiprocessing.get_context("spawn")) as pool:
         # What a worker has imported long since.
         list(pool.map(time.sleep, [1.0] * len(parts)))
@@ -210,7 +217,7 @@ def load(parts: Sequence[Part]) -> tuple[float, float, float]:
     loader = _engine(parts[0])[0].open(_engine(parts[0])[1], parts[0].run, parts[0].folder)
     rows = tuple(loader.query(f'SELECT count(*), count(DISTINCT id) FROM "{parts[0].run}"."tracks"')[0])
     loader.close()
-    assert rows == (events, events), rows
+    assert rows == (there + events, there + events), rows
     return (
         events / took_s,
         events / sum(seconds for _, seconds, _ in found),
@@ -218,15 +225,19 @@ def load(parts: Sequence[Part]) -> tuple[float, float, float]:
     )
 
 
-async def fill(folder: Path, count: int) -> None:
-    """Append the events, as the gateway does."""
+async def fill(folder: Path, count: int, names: Sequence[str] = NAMES, *, first: int = 0) -> None:
+    """Append events, as the gateway does.
+
+    Args:
+        first: their numbers begin with it.
+    """
     clock = SystemClock()
     stream = await open_stream(f"file:{folder / 'stream'}", partitions=PARTITIONS, clock=clock)
     producer = await stream.producer()
-    for start in range(0, count, 2_000):
+    for start in range(first, first + count, 2_000):
         records = []
-        for number in range(start, min(count, start + 2_000)):
-            body = message(number)
+        for number in range(start, min(first + count, start + 2_000)):
+            body = message(number, names)
             stored = StoredEvent("web", body["messageId"], "track", clock.now_ms(), msgspec.json.encode(body))
             key = ordering_key("web", body["userId"], body["anonymousId"]).encode()
             records.append(
