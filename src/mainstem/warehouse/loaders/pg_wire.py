@@ -34,6 +34,8 @@ _CONNECT_TIMEOUT_S: Final = 20.0
 _CLOSE_TIMEOUT_S: Final = 5.0
 _CSV: Final = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
 _QUESTION: Final = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\?')
+_COMMAND: Final = re.compile(r"(?:BEGIN|COMMIT|ROLLBACK|SET|LOCK|CREATE|ALTER|DROP|ANALYZE|DELETE FROM|INSERT INTO)\b")
+"""What begins so returns no rows: none of our statements has RETURNING."""
 _ESCAPE: Final = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
 )
@@ -96,8 +98,11 @@ class PgWire:
         Raises:
             PgError: it failed.
         """
-        text = numbered(sql) if parameters else sql
-        rows = self._wait(self._connection.fetch(text, *parameters))
+        if not parameters and _COMMAND.match(sql):
+            # One way to the server and back; what may return rows is prepared first, which is one more.
+            self._wait(self._connection.execute(sql))
+            return []
+        rows = self._wait(self._connection.fetch(numbered(sql) if parameters else sql, *parameters))
         return [tuple(row) for row in rows]
 
     def copy(self, table: str, columns: Sequence[str], blocks: Iterable[bytes], schema: str | None) -> None:
