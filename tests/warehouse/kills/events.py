@@ -102,7 +102,7 @@ def compare(story: Story, loader: Loader) -> None:
         AssertionError: they do not.
     """
     schema = loader.fetch_schema()
-    there = {table for table in schema if not table.startswith("_mainstem")}
+    there = {table for table in schema if not table.lower().startswith("_mainstem")}
     expected = {cased(loader, table) for table in story.rows}
     discards = _discards(loader) if cased(loader, DISCARDS) in schema else {}
     assert there - {cased(loader, DISCARDS), cased(loader, "users")} == expected
@@ -177,7 +177,7 @@ def _count(loader: Loader, table: str) -> int:
 def _discards(loader: Loader) -> dict[tuple[str, str, str], tuple[int, str]]:
     found: dict[tuple[str, str, str], tuple[int, str]] = {}
     for row in _rows(loader, DISCARDS):
-        key = (row["table_name"], row["row_id"], row["column_name"])
+        key = (row["table_name"].lower(), row["row_id"], row["column_name"].lower())  # Snowflake's are upper case
         found[key] = (found.get(key, (0, ""))[0] + 1, row["column_value"])
     return found
 
