@@ -6,9 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mainstem.pipeline.decode import Decoder
 from mainstem.pipeline.judge import judge_by
 from mainstem.pipeline.transform import Chains
+from mainstem.roles.backfill import Filled
 from mainstem.roles.warehouse_desk import Desk
 from mainstem.settings import Settings
 from mainstem.warehouse.loaders.duckdb import DuckdbLoader
@@ -56,16 +59,17 @@ async def _desk(running: Rig) -> Desk:
     )
 
 
-async def _backfill(running: Rig, name: str = "house", *, from_ms: int = 0) -> int:
-    """Backfill everything; return how many events were read."""
+async def _backfilled(running: Rig, name: str = "house", **asked: Any) -> list[Filled]:
+    """Backfill everything; return how far it was, after each file."""
     desk = await _desk(running)
     [destination] = desk.warehouses(name)
-    events = 0
-    async for filled in desk.backfill(
-        destination, table="", archive_id="files", from_ms=from_ms, to_ms=_FOREVER_MS
-    ):
-        events = filled.events
-    return events
+    asked = {"table": "", "archive_id": "files", "from_ms": 0, "to_ms": _FOREVER_MS, **asked}
+    return [filled async for filled in desk.backfill(destination, **asked)]
+
+
+async def _backfill(running: Rig, name: str = "house", *, from_ms: int = 0) -> int:
+    """Backfill everything; return how many events were read."""
+    return (await _backfilled(running, name, from_ms=from_ms))[-1].events
 
 
 async def _rows(running: Rig, sql: str, name: str = "house") -> list[tuple[Any, ...]]:
@@ -154,7 +158,8 @@ async def test_history_that_is_in_already_does_not_double_its_discards(tmp_path:
 
 
 async def test_history_that_does_not_fit_is_kept_whole_in_a_new_warehouse(tmp_path: Path) -> None:
-    new = {**_house("new"), "start": "latest"}
+    # A load a file: loaded all together, the column would be one of words from the beginning.
+    new = {**_house("new", syncEvents=1), "start": "latest"}
     async with rig(workspace(_house(), _FILES), tmp_path) as running:
         expected = await _odd_history(running)
         await running.told.tell(workspace(_house(), _FILES, new))
@@ -166,3 +171,70 @@ async def test_history_that_does_not_fit_is_kept_whole_in_a_new_warehouse(tmp_pa
             assert len(await _rows(running, f"{_DISCARDS} WHERE column_name = '*'", "new")) == 1
             assert await _backfill(running, "new", from_ms=from_ms) == 5
         assert _told(await _rows(running, _DISCARDS, "new")) == expected
+
+
+async def _history(running: Rig, files: int, new: dict[str, Any]) -> None:
+    """Archive events of two names in so many files; then there is a new warehouse."""
+    await running.worker()
+    for number in range(files):
+        await running.send([_track(number), _track(100 + number, name="Seen")])
+        await running.settled("files", received=2 * (number + 1))
+    await running.told.tell(workspace(_house(), _FILES, new))
+
+
+async def _loads_of(running: Rig, name: str) -> list[tuple[Any, ...]]:
+    sql = "SELECT table_name, row_count FROM web._mainstem_loads WHERE cursor_name LIKE 'backfill%' ORDER BY ALL"
+    return await _rows(running, sql, name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "loads"),
+    [
+        ({}, [("paid", 5), ("seen", 5)]),
+        ({"syncEvents": 6}, [("paid", 2), ("paid", 3), ("seen", 2), ("seen", 3)]),
+        # Rows are only added: what is in must be known file by file.
+        ({"dedupe": "none"}, [("paid", 1)] * 5 + [("seen", 1)] * 5),
+    ],
+)
+async def test_small_files_are_loaded_together(
+    tmp_path: Path, settings: dict[str, Any], loads: list[tuple[str, int]]
+) -> None:
+    new = {**_house("new", skipTracksTable=True, **settings), "start": "latest"}
+    async with rig(workspace(_house(), _FILES), tmp_path) as running:
+        await _history(running, 5, new)
+        found = await _backfilled(running, "new")
+        assert [(one.files, one.of_files) for one in found] == [(number, 5) for number in range(1, 6)]
+        assert (found[-1].events, found[-1].rows, found[-1].already) == (10, 10, 0)
+        assert [row for row in await _loads_of(running, "new") if row[0] in ("paid", "seen")] == loads
+        again = (await _backfilled(running, "new"))[-1]
+        assert (again.rows, again.already, again.failed) == (0, 10, {})
+        assert sorted(await _rows(running, "SELECT id FROM web.paid", "new")) == [
+            (f"m{n}",) for n in range(5)
+        ]
+
+
+async def test_rows_that_were_removed_are_loaded_again_if_that_is_asked_for(tmp_path: Path) -> None:
+    new = {**_house("new", skipTracksTable=True), "start": "latest"}
+    async with rig(workspace(_house(), _FILES), tmp_path) as running:
+        await _history(running, 2, new)
+        await _backfilled(running, "new")
+        await _rows(running, "DELETE FROM web.paid WHERE id = 'm1'", "new")
+        assert (await _backfilled(running, "new", table="Paid"))[-1].already == 2
+        assert (await _backfilled(running, "new", table="paid", again=True))[-1].rows == 2
+        assert await _rows(running, "SELECT id FROM web.paid ORDER BY id", "new") == [("m0",), ("m1",)]
+
+
+async def test_a_table_that_fails_does_not_hold_up_the_history_of_others(tmp_path: Path) -> None:
+    new = {**_house("new", skipTracksTable=True, syncEvents=1), "start": "latest"}
+    async with rig(workspace(_house(), _FILES), tmp_path) as running:
+        await _history(running, 3, new)
+        # Whatever has a column to be added to it can't be a view.
+        await _rows(running, "CREATE SCHEMA web; CREATE VIEW web.paid AS SELECT 'none' AS id", "new")
+        found = (await _backfilled(running, "new"))[-1]
+        assert (found.files, found.rows, list(found.failed)) == (3, 3, [("web", "paid")])
+        assert len(await _rows(running, "SELECT id FROM web.seen", "new")) == 3
+        await _rows(running, "DROP VIEW web.paid", "new")
+        found = (await _backfilled(running, "new", table="paid"))[-1]
+        assert (found.rows, found.failed) == (3, {})
+        assert len(await _rows(running, "SELECT id FROM web.paid", "new")) == 3
+        assert not list((tmp_path / "warehouse" / "new" / "loads").iterdir())

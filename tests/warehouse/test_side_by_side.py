@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mainstem.warehouse.loader import LoaderSpec, TableFailed
+from mainstem.warehouse.loader import LoaderSpec, TableFailed, WarehouseError
 from mainstem.warehouse.loaders import delta, duckdb
 from mainstem.warehouse.settings import WarehouseSettings
 from mainstem.warehouse.writer import failing, folder_of
@@ -106,6 +106,22 @@ async def test_an_engine_of_one_process_loads_one_after_the_other(tmp_path: Path
     await rig.load()
     assert together.most == 1
     assert rig.ids("tracks") == {f"m{n}": 1 for n in range(EVENTS)}
+
+
+async def test_an_engine_that_takes_no_second_connection_is_loaded_over_the_first(tmp_path: Path) -> None:
+    opened: list[object] = []
+
+    def fault(what: str) -> None:
+        if what == "before open":
+            opened.append(what)
+            if len(opened) > 1:
+                raise WarehouseError("too many connections")
+
+    rig = rig_of(tmp_path, fault)
+    await fill(rig)
+    await rig.load()
+    assert len(opened) == 3
+    expect_all(rig)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

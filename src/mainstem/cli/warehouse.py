@@ -106,6 +106,12 @@ def register(app: App) -> None:
             str, Parameter(name="--from", help="Events received at or after this time.")
         ] = "",
         backfill_to: Annotated[str, Parameter(name="--to", help="… and before this time.")] = "",
+        again: Annotated[
+            bool,
+            Parameter(
+                help="Load too what an earlier backfill has loaded: its rows were removed since.", negative=()
+            ),
+        ] = False,
         workspace: WorkspacePath = None,
         data_dir: DataDir = None,
         settings: SettingsFile = None,
@@ -115,7 +121,7 @@ def register(app: App) -> None:
         known = read_installed(settings, more, quiet=True, workspace=workspace, data_dir=data_dir)
         from_ms = _time("--from", backfill_from) if backfill_from else 0
         to_ms = _time("--to", backfill_to) if backfill_to else _EVER_MS
-        return asyncio.run(_backfill(known, destination, table, archive, from_ms, to_ms))
+        return asyncio.run(_backfill(known, destination, table, archive, from_ms, to_ms, again=again))
 
 
 # The desk brings Arrow, 60 MB and a moment: only for those who ask.
@@ -200,7 +206,7 @@ async def _plan(settings: Settings, wanted: str, events: int, *, as_json: bool) 
 
 
 async def _backfill(
-    settings: Settings, wanted: str, table: str, archive: str, from_ms: int, to_ms: int
+    settings: Settings, wanted: str, table: str, archive: str, from_ms: int, to_ms: int, *, again: bool
 ) -> int:
     from mainstem.roles.warehouse_desk import Desk
 
@@ -211,7 +217,7 @@ async def _backfill(
         with _progress() as progress:
             task = progress.add_task("reading the archive", total=None)
             async for found in desk.backfill(
-                destination, table=table, archive_id=archive, from_ms=from_ms, to_ms=to_ms
+                destination, table=table, archive_id=archive, from_ms=from_ms, to_ms=to_ms, again=again
             ):
                 progress.update(
                     task,
@@ -219,9 +225,18 @@ async def _backfill(
                     completed=found.files,
                     description=f"{found.events:,} events read, {found.rows:,} rows loaded",
                 )
-    events, rows = (found.events, found.rows) if found is not None else (0, 0)
-    print(f"{events:,} events read, {rows:,} rows loaded")
-    return 0
+    if found is None:
+        print("no files of the archive are of that time")
+        return 0
+    print(f"{found.events:,} events read, {found.rows:,} rows loaded")
+    if found.already:
+        print(
+            f"{found.already:,} rows were loaded by an earlier backfill; if they were removed since: --again"
+        )
+    for (namespace, name), failed in found.failed.items():
+        command = f"mainstem warehouse backfill {wanted} --archive {archive} --table {name}"
+        print(f"  FAILS: {namespace}.{name}: {failed}. When it is repaired: {command}")
+    return 1 if found.failed else 0
 
 
 def _widening(told: Mapping[str, Any]) -> str:

@@ -4,8 +4,6 @@ Works beside a running worker, and without one. A load of new events is carried 
 """
 
 import asyncio
-import hashlib
-import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -26,32 +24,27 @@ from mainstem.pipeline.outcome import Send
 from mainstem.pipeline.plan import DestinationPlan, compile_plan
 from mainstem.pipeline.reading import decode_with
 from mainstem.pipeline.transform import Chains
+from mainstem.roles.backfill import Backfill, Filled
 from mainstem.roles.rooms import open_geo, open_the_ledger, open_the_stream, open_the_workspace
 from mainstem.roles.sandboxes import open_transformer, tools_of
 from mainstem.roles.warehouses import Tables, tables_of, writer_of
 from mainstem.settings import Settings
 from mainstem.stream.base import OffsetGone, Stream
-from mainstem.warehouse.loader import Load, Loader, LoaderRow, WarehouseError
+from mainstem.warehouse.loader import LoaderRow, WarehouseError
 from mainstem.warehouse.measures import TableReport, reports_of
 from mainstem.warehouse.rows import RowsRefused
 from mainstem.warehouse.schema import Schema, SchemaChange, merged_columns, plan_changes
-from mainstem.warehouse.staging import TableRows
 from mainstem.warehouse.writer import (
     Paid,
     TableStatus,
-    discards_of,
     failing,
     folder_of,
-    load_rows,
-    naming_of,
-    refused_row,
     request_of,
 )
 from mainstem.workspace.model import Destination, Workspace
 
 _READ_RECORDS: Final = 500
 _READ_BYTES: Final = 4 * 1024 * 1024
-_BACKFILL_ROWS: Final = 100_000
 _POLL_S: Final = 0.5
 
 
@@ -79,17 +72,6 @@ class _Shown(msgspec.Struct):
     """What is read of a flow's status."""
 
     error: str = ""
-
-
-class Filled(msgspec.Struct, frozen=True):
-    """How far a backfill is."""
-
-    files: int
-    of_files: int
-    events: int
-    """Read from the archive."""
-    rows: int
-    """Loaded."""
 
 
 class Desk:
@@ -310,11 +292,16 @@ class Desk:
         archive_id: str,
         from_ms: int,
         to_ms: int,
+        again: bool = False,
     ) -> AsyncIterator[Filled]:
         """Load one table's rows (all tables' when `table` is empty) from an archive; yield how far it is, by file.
 
         Rows that are there already are replaced by themselves (by id), so it may be repeated, and run beside the live
-        flow. Loads are named by the archive's files: one that is in is not loaded again.
+        flow. Loads are named by the archive's files: one that is in is not loaded again. A table that can't be loaded
+        does not hold up the others: it is passed over from then on, and told.
+
+        Args:
+            again: load too what an earlier backfill has loaded: rows of it were removed since.
 
         Raises:
             SettingsError: there is no such archive.
@@ -326,51 +313,28 @@ class Desk:
         if archive is None or spec is None or spec.kind != "files":
             raise SettingsError(f"--archive {archive_id}: not an archive of the workspace")
         reader = await asyncio.to_thread(open_archive, archive.config, self._settings.data_path)
-        folder = self._folder(destination) / "backfill"
         judge = self._judge_of(tables.plan)
-        events = rows = number = 0
-        wanted = table.lower()
+        events = 0
+        name = f"{from_ms}|{to_ms}" + (f"|{self._clock.now_ms()}" if again else "")
         with closing(reader):
-            names = [name async for name in reader.files(from_ms=from_ms, to_ms=to_ms)]
-            for done, name in enumerate(names, 1):
-                gathered: dict[tuple[str, str], TableRows] = {}
-                await asyncio.to_thread(_fresh, folder)
-                batch: list[Event] = []
-                async for archived in reader.read(name.name):
-                    if not from_ms <= archived.event.received_at_ms < to_ms:
-                        continue
-                    number += 1
-                    batch.append(self._decoder.decode(0, number, number, encode_stored(archived.event))[1])
-                    if len(batch) >= _READ_RECORDS:
-                        await _gather(judge, batch, tables, wanted, gathered, folder)
-                        events += len(batch)
-                        batch = []
-                if batch:
-                    await _gather(judge, batch, tables, wanted, gathered, folder)
-                    events += len(batch)
-                digest = hashlib.sha256(f"{name.name}|{from_ms}|{to_ms}".encode()).hexdigest()[:24]
-                load = Load(
-                    id=f"backfill-{digest}", cursor=f"backfill:{destination.id}", sequence=0, positions="{}"
-                )
-                rows += await asyncio.to_thread(self._load, tables, load, gathered, folder)
-                yield Filled(done, len(names), events, rows)
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-    def _load(
-        self, tables: Tables, load: Load, gathered: Mapping[tuple[str, str], TableRows], folder: Path
-    ) -> int:
-        loaded = 0
-        for namespace in sorted({space for space, _ in gathered}):
-            loader = tables.open(namespace)
-            try:
-                loader.check()
-                for (space, _), rows in gathered.items():
-                    if space == namespace:
-                        rows.flush()
-                        loaded += _load_whole(tables, load, loader, rows, folder)
-            finally:
-                loader.close()
-        return loaded
+            files = [file.name async for file in reader.files(from_ms=from_ms, to_ms=to_ms)]
+            loads = self._folder(destination) / "loads"
+            with closing(Backfill(tables, loads, table=table.lower(), name=name)) as filling:
+                for done, file in enumerate(files, 1):
+                    batch: list[Event] = []
+                    async for archived in reader.read(file):
+                        if not from_ms <= archived.event.received_at_ms < to_ms:
+                            continue
+                        events += 1
+                        batch.append(
+                            self._decoder.decode(0, events, events, encode_stored(archived.event))[1]
+                        )
+                        if len(batch) >= _READ_RECORDS:
+                            await asyncio.to_thread(filling.add, [one async for one in _sent(judge, batch)])
+                            batch = []
+                    await asyncio.to_thread(filling.add, [one async for one in _sent(judge, batch)])
+                    await asyncio.to_thread(filling.end_file, file, last=done == len(files))
+                    yield Filled(done, len(files), events, filling.rows, filling.already, filling.failed)
 
     def _tables(self, destination: Destination) -> Tables:
         spec = find_spec(destination.type)
@@ -394,42 +358,3 @@ async def _sent(judge: Judge, events: Sequence[Event]) -> AsyncIterator[Event]:
         if isinstance(outcome, Send):
             for event in outcome.transformed or (outcome.event,):
                 yield event
-
-
-def _load_whole(tables: Tables, load: Load, loader: Loader, rows: TableRows, folder: Path) -> int:
-    """Load a table's rows, and what of them does not fit."""
-    found, discards = load_rows(load, loader, rows, folder, tables.spec, tables.config)
-    if discards.rows:
-        part = discards_of(load, rows.table)
-        load_rows(part, loader, discards, folder, tables.spec, tables.config)
-    return found.rows
-
-
-async def _gather(
-    judge: Judge,
-    batch: Sequence[Event],
-    tables: Tables,
-    wanted: str,
-    gathered: dict[tuple[str, str], TableRows],
-    folder: Path,
-) -> None:
-    async for event in _sent(judge, batch):
-        try:
-            namespace, rows = tables.to_rows(event)
-        except RowsRefused as refusal:
-            namespace, rows = (
-                refusal.namespace,
-                [refused_row(event, str(refusal), naming_of(tables.spec))],
-            )
-        for row in rows:
-            if wanted and row.table.lower() != wanted:
-                continue
-            place = (namespace, row.table)
-            if place not in gathered:
-                gathered[place] = TableRows(row.table, folder, f"{len(gathered):04d}")
-            gathered[place].add(row.data, row.columns, event.sequence)
-
-
-def _fresh(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)

@@ -11,9 +11,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -31,6 +29,7 @@ from mainstem.ledger.base import CountKey
 from mainstem.telemetry.log import logger
 from mainstem.warehouse.arrears import Arrears, Owed, Trouble
 from mainstem.warehouse.fit import WHOLE, Discard, write_parquet
+from mainstem.warehouse.lanes import load_in_lanes
 from mainstem.warehouse.loader import (
     Compacting,
     Load,
@@ -127,10 +126,13 @@ class PlannedRows:
         self._finished = False
 
     def add(self, records: Iterable[Planned]) -> None:
+        self.add_events(known or self._decode(stored) for stored, _, _, _, known in records)
+
+    def add_events(self, events: Iterable[Event]) -> None:
+        """Take events; of one id, the last of the same moment counts."""
         find = self._shapes.find if self._shapes is not None else _nothing
         waiting = self._waiting
-        for stored, _, _, _, known in records:
-            event = known or self._decode(stored)
+        for event in events:
             self._number += 1
             if (found := find(event)) is not None:
                 shape, values = found
@@ -376,42 +378,17 @@ class WarehouseWriter:
         self._pay_namespace(space)
         # The discards last: of the other tables' values some may have come to the arrears there.
         discards = self._named(DISCARDS)
-        others = deque(rows for rows in tables if rows.table != discards)
-        written = self._load_side_by_side(load, space, others, folder)
-        return written + sum(
-            self._load_or_owe(load, space, rows, folder) for rows in tables if rows.table == discards
-        )
 
-    def _load_side_by_side(self, load: Load, space: _Space, waiting: deque[TableRows], folder: Path) -> int:
-        """Load tables, several at a time, each over a connection of its own; return how many were written."""
-        engine = space.loader.capabilities
-        wanted = self._config.parallel_loads or engine.parallel_loads
-        lanes = 1 if engine.one_process else min(wanted, len(waiting))
-        if lanes <= 1:
-            return self._load_waiting(load, space, waiting, folder)
+        def written(loader: Loader, rows: TableRows) -> int:
+            return self._load_or_owe(load, msgspec.structs.replace(space, loader=loader), rows, folder)
 
-        def lane() -> int:
-            with self._opened(space.name) as loader:
-                return self._load_waiting(
-                    load, msgspec.structs.replace(space, loader=loader), waiting, folder
-                )
-
-        with ThreadPoolExecutor(lanes - 1, "warehouse-load") as threads:
-            begun = [threads.submit(lane) for _ in range(lanes - 1)]
-            written = self._load_waiting(load, space, waiting, folder)
-        return written + sum(one.result() for one in begun)
-
-    def _load_waiting(self, load: Load, space: _Space, waiting: deque[TableRows], folder: Path) -> int:
-        """Load tables as long as some wait; return how many were written."""
-        written = 0
-        with _emptied_on_error(waiting):
-            while waiting:
-                try:
-                    rows = waiting.popleft()
-                except IndexError:
-                    break  # another lane was faster
-                written += self._load_or_owe(load, space, rows, folder)
-        return written
+        return load_in_lanes(
+            [rows for rows in tables if rows.table != discards],
+            written,
+            loader,
+            lambda: self._opened(namespace),
+            self._config,
+        ) + sum(written(loader, rows) for rows in tables if rows.table == discards)
 
     def _load_or_owe(self, load: Load, space: _Space, rows: TableRows, folder: Path) -> int:
         """Load a table's rows, or put them to the arrears; return how many tables were written."""
@@ -585,16 +562,6 @@ class WarehouseWriter:
                         table=one.manifest.table,
                         error=str(trouble),
                     )
-
-
-@contextlib.contextmanager
-def _emptied_on_error(waiting: deque[TableRows]) -> Iterator[None]:
-    """Let the other lanes end after their table: the load is made again as a whole."""
-    try:
-        yield
-    except BaseException:
-        waiting.clear()
-        raise
 
 
 def _look_again(space: _Space, table: str) -> None:

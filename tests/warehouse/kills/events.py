@@ -177,7 +177,11 @@ def _count(loader: Loader, table: str) -> int:
 def _discards(loader: Loader) -> dict[tuple[str, str, str], tuple[int, str]]:
     found: dict[tuple[str, str, str], tuple[int, str]] = {}
     for row in _rows(loader, DISCARDS):
-        key = (row["table_name"].lower(), row["row_id"], row["column_name"].lower())  # Snowflake's are upper case
+        key = (
+            row["table_name"].lower(),
+            row["row_id"],
+            row["column_name"].lower(),
+        )  # Snowflake's are upper case
         found[key] = (found.get(key, (0, ""))[0] + 1, row["column_value"])
     return found
 

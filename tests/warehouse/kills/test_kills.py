@@ -40,7 +40,7 @@ FEW, MANY = 8, 200
 _EVENTS_A_ROUND = 8
 _BY_STEP = 0.75
 """How many of the kills are at a step that none was at before; of the others most are at a random moment."""
-_TRIES = 4
+_TRIES = 2
 """After the rounds asked for, more are made at the steps that are left, until none is; but what comes up in so few
 rounds that it was waited for in vain this often is left."""
 _LET_LIVE = 0.2

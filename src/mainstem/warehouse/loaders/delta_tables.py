@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -319,13 +319,11 @@ class DeltaLoader(Changes):
         root = self._folder / self._root / folder_name(table)
         since = time.time_ns() - 3_600 * 10**9
         for folder, _, files in os.walk(root):
-            recent = [path for name in files if (path := Path(folder, name)).stat().st_mtime_ns > since]
+            recent = [path for name in files if _changed_ns(path := Path(folder, name)) > since]
             for path in recent:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                # What is gone is a file that another writer has just renamed.
+                with suppress(FileNotFoundError), path.open("rb") as file:
+                    os.fsync(file.fileno())
             if recent:
                 sync_folder(Path(folder))
 
@@ -338,6 +336,13 @@ class DeltaLoader(Changes):
                 except CommitFailedError:
                     time.sleep(random.uniform(0, min(0.05 * 2**attempt, 3)))  # noqa: S311 - to part two writers
         raise WarehouseError(f"table {table}: others change it all the time; it is tried again later")
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager

@@ -34,7 +34,9 @@ _CONNECT_TIMEOUT_S: Final = 20.0
 _CLOSE_TIMEOUT_S: Final = 5.0
 _CSV: Final = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
 _QUESTION: Final = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\?')
-_COMMAND: Final = re.compile(r"(?:BEGIN|COMMIT|ROLLBACK|SET|LOCK|CREATE|ALTER|DROP|ANALYZE|DELETE FROM|INSERT INTO)\b")
+_COMMAND: Final = re.compile(
+    r"(?:BEGIN|COMMIT|ROLLBACK|SET|LOCK|CREATE|ALTER|DROP|ANALYZE|DELETE FROM|INSERT INTO)\b"
+)
 """What begins so returns no rows: none of our statements has RETURNING."""
 _ESCAPE: Final = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
