@@ -3,8 +3,8 @@
 Follows https://duckdb.org/docs/stable/ (DuckDB 1.x and 2.x, read 2026-11). The file is opened for each load and closed
 behind it: one process may write it at a time, and while it is closed anybody may read it. A reader that comes while a
 load is in progress is told that the file is locked, and tries again; one that holds the file open for longer keeps
-loads waiting. For readers that must never wait, `copyPath` names a second file that is replaced after each load,
-atomically.
+loads waiting. Workers let one another in between their loads. For readers that must never wait, `copyPath` names a
+second file that is replaced after each load, atomically.
 
 An integer column becomes `DOUBLE` only if every number in it survives (none is beyond 2^53); else decimals go to the
 discards.
@@ -13,21 +13,26 @@ Limits: none of names or columns that events reach. Run against: the engine itse
 """
 
 import contextlib
+import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
+from mainstem.bulk.folders import is_abandoned, locked
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import Capabilities, LoaderSpec, StagedTable, WarehouseError
 from mainstem.warehouse.loaders.sql import SqlLoader, column_types
 from mainstem.warehouse.schema import ColumnType, Schema
 from mainstem.warehouse.settings import WarehouseSettings
 
-_OPEN_FOR_S: Final = 10.0
+_OPEN_FOR_S: Final = 120.0
+_POLL_S: Final = 0.05
+_LET_IN_S: Final = 0.2
+"""Whoever waits has the file within this time, if nobody takes it before."""
 _WORDS: Final[dict[str, ColumnType]] = {
     "boolean": "boolean",
     "bigint": "int",
@@ -122,6 +127,9 @@ class DuckdbLoader(SqlLoader):
     def close(self) -> None:
         with contextlib.suppress(duckdb.Error):
             self._connection.close()
+        if _somebody_waits(self._path):
+            # Who loads one plan after the other would always be faster than who looks now and then.
+            time.sleep(_LET_IN_S)
         if self._changed and self._copy_path is not None:
             _copy(self._path, self._copy_path)
 
@@ -133,17 +141,43 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         WarehouseError: somebody has it for too long, or it is no DuckDB file.
     """
     until = time.monotonic() + _OPEN_FOR_S
-    while True:
-        try:
-            connection = duckdb.connect(str(path))
-            connection.execute("SET TimeZone = 'UTC'")
-            return connection
-        except duckdb.IOException as error:
-            if "lock" not in str(error).lower() or time.monotonic() > until:
+    waits = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                connection = duckdb.connect(str(path))
+                connection.execute("SET TimeZone = 'UTC'")
+                return connection
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower() or time.monotonic() > until:
+                    raise WarehouseError(f"{path}: {_words(error)}") from error
+                if not waits:
+                    stack.enter_context(_waits(path))
+                    waits = True
+                time.sleep(_POLL_S)
+            except duckdb.Error as error:
                 raise WarehouseError(f"{path}: {_words(error)}") from error
-            time.sleep(0.05)
-        except duckdb.Error as error:
-            raise WarehouseError(f"{path}: {_words(error)}") from error
+
+
+def _queue_of(path: Path) -> Path:
+    """Return the file that those have locked who wait: the kernel lets go of it however they end."""
+    return path.with_name(f".{path.name}.waiting")
+
+
+@contextlib.contextmanager
+def _waits(path: Path) -> Iterator[None]:
+    queue = _queue_of(path)
+    queue.touch()
+    descriptor = locked(queue, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _somebody_waits(path: Path) -> bool:
+    queue = _queue_of(path)
+    return queue.exists() and not is_abandoned(queue)
 
 
 def _words(error: Exception) -> str:
