@@ -16,7 +16,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -152,7 +152,9 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
                 if "lock" not in str(error).lower() or time.monotonic() > until:
                     raise WarehouseError(f"{path}: {_words(error)}") from error
                 if not waits:
-                    stack.enter_context(_waits(path))
+                    queue = _queue_of(path)
+                    queue.touch()
+                    stack.callback(os.close, locked(queue, fcntl.LOCK_SH))
                     waits = True
                 time.sleep(_POLL_S)
             except duckdb.Error as error:
@@ -162,17 +164,6 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
 def _queue_of(path: Path) -> Path:
     """Return the file that those have locked who wait: the kernel lets go of it however they end."""
     return path.with_name(f".{path.name}.waiting")
-
-
-@contextlib.contextmanager
-def _waits(path: Path) -> Iterator[None]:
-    queue = _queue_of(path)
-    queue.touch()
-    descriptor = locked(queue, fcntl.LOCK_SH)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _somebody_waits(path: Path) -> bool:
