@@ -9,7 +9,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from mainstem.warehouse.loader import Loader
+from mainstem.warehouse.loader import Loader, LoaderSpec
+from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.loaders.duckdb import DuckdbLoader
 from tests.warehouse.contract import databases, lakes
 
@@ -38,6 +39,29 @@ ENGINES: dict[str, Open] = {
     "redshift_on_postgres": databases.open_redshift,
     "snowflake_on_fakesnow": databases.open_snowflake,
 }
+
+_SPECS = {
+    "bigquery": "BQ",
+    "clickhouse": "CLICKHOUSE",
+    "databricks": "DATABRICKS",
+    "delta": "DELTALAKE",
+    "duckdb": "DUCKDB",
+    "iceberg": "ICEBERG",
+    "mysql": "MYSQL",
+    "parquet": "PARQUET",
+    "postgres": "POSTGRES",
+    "redshift": "RS",
+    "snowflake": "SNOWFLAKE",
+}
+"""Names in the catalog, by how engines begin here."""
+
+
+def spec_of(engine: str) -> LoaderSpec:
+    """Return an engine's entry in the catalog."""
+    found = find_loader(next(name for begins, name in _SPECS.items() if engine.startswith(begins)))
+    assert found is not None
+    return found
+
 
 _LATE = {
     "bigquery": "mainstem.warehouse.loaders.bigquery_jobs",

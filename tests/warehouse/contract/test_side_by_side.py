@@ -6,27 +6,13 @@ from typing import Final
 import msgspec
 
 from mainstem.clock import SystemClock
-from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.settings import WarehouseSettings
 from mainstem.warehouse.writer import failing, folder_of
 from tests.warehouse.contract.conftest import Bench
+from tests.warehouse.contract.engines import spec_of
 from tests.warehouse.kills.events import Story, compare, compare_counts
 from tests.warehouse.rig import CURSOR, Rig
 
-SPECS: Final = {
-    "bigquery": "BQ",
-    "clickhouse": "CLICKHOUSE",
-    "databricks": "DATABRICKS",
-    "delta": "DELTALAKE",
-    "duckdb": "DUCKDB",
-    "iceberg": "ICEBERG",
-    "mysql": "MYSQL",
-    "parquet": "PARQUET",
-    "postgres": "POSTGRES",
-    "redshift": "RS",
-    "snowflake": "SNOWFLAKE",
-}
-"""Engines' names in the catalog, by how they begin here."""
 LANES: Final = 4
 
 
@@ -47,8 +33,7 @@ class Lanes:
 
 
 async def test_each_event_is_a_row_once(bench: Bench) -> None:
-    spec = find_loader(next(name for begins, name in SPECS.items() if bench.engine.startswith(begins)))
-    assert spec is not None
+    spec = spec_of(bench.engine)
     lanes = Lanes(1 if spec.capabilities.one_process else 2)
     story = Story(7)
     rig = Rig(

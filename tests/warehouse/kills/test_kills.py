@@ -33,7 +33,7 @@ from tests.warehouse.contract.conftest import Bench
 from tests.warehouse.contract.databases import SERVERS
 from tests.warehouse.contract.lakes import ENDPOINT
 from tests.warehouse.kills.events import Story, compare, compare_counts
-from tests.warehouse.kills.writer import SPECS, Command
+from tests.warehouse.kills.writer import REAL, Command
 from tests.warehouse.rig import CURSOR, PARTITIONS, Rig
 
 FEW, MANY = 8, 200
@@ -126,7 +126,7 @@ def _writers(engine: str, folder: Path, namespace: str) -> Iterator[Writers]:
         made.close()
 
 
-@pytest.fixture(params=sorted(SPECS))
+@pytest.fixture(params=REAL)
 def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     if request.param.endswith("_s3"):
         monkeypatch.setenv(ENDPOINT, request.getfixturevalue("s3_server").endpoint)

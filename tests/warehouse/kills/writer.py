@@ -20,25 +20,16 @@ from mainstem.clock import SystemClock
 from mainstem.ledger.sqlite import open_ledger
 from mainstem.stream.open import open_stream
 from mainstem.warehouse.loader import Compacting, TableFailed
-from mainstem.warehouse.loaders.catalog import find_loader
 from mainstem.warehouse.settings import WarehouseSettings
-from tests.warehouse.contract.engines import ENGINES, import_early
+from tests.warehouse.contract.engines import ENGINES, import_early, spec_of
 from tests.warehouse.kills.steps import Steps
 from tests.warehouse.rig import PARTITIONS, Rig
 
-SPECS = {
-    "clickhouse": "CLICKHOUSE",
-    "delta": "DELTALAKE",
-    "delta_s3": "DELTALAKE",
-    "duckdb": "DUCKDB",
-    "iceberg": "ICEBERG",
-    "iceberg_s3": "ICEBERG",
-    "mysql": "MYSQL",
-    "parquet": "PARQUET",
-    "parquet_s3": "PARQUET",
-    "postgres": "POSTGRES",
-}
-"""The engines that run here for real, with their names in the catalog."""
+REAL = (
+    *("clickhouse", "delta", "delta_s3", "duckdb", "iceberg", "iceberg_s3"),
+    *("mysql", "parquet", "parquet_s3", "postgres"),
+)
+"""The engines that run here for real."""
 
 
 class Command(msgspec.Struct, kw_only=True):
@@ -95,8 +86,7 @@ def _be_writer(engine: str, folder: Path, namespace: str, command: Command) -> N
 
 
 async def _load(engine: str, folder: Path, namespace: str, command: Command) -> None:
-    spec = find_loader(SPECS[engine])
-    assert spec is not None
+    spec = spec_of(engine)
 
     def fault(what: str) -> None:
         for table in command.failing:
