@@ -5,7 +5,7 @@ desk -> **backfill** -> lanes -> loader. A table that can't be loaded is passed 
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -86,11 +86,10 @@ class Backfill:
             return refusal.namespace, ()
         return namespace, [row for row in rows if row.table.lower() == self._table]
 
-    def add(self, events: Iterable[Event]) -> None:
+    def add(self, events: Sequence[Event]) -> None:
         """Take what is sent of a file's events."""
-        taken = list(events)
-        self._events += len(taken)
-        self._rows.add_events(taken)
+        self._events += len(events)
+        self._rows.add_events(events)
 
     def end_file(self, name: str, *, last: bool) -> None:
         """A file is through: load what was gathered, if it is enough.

@@ -37,7 +37,6 @@ def load_in_lanes(
     waiting = deque(tables)
     engine = loader.capabilities
     wanted = 1 if engine.one_process else settings.parallel_loads or engine.parallel_loads
-
     lanes = min(wanted, len(waiting))
 
     def lane(its: Loader) -> int:
