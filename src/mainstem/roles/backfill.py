@@ -120,7 +120,12 @@ class Backfill:
         with closing(tables.open(namespace)) as loader:
             loader.check()
             self.rows += load_in_lanes(
-                found, work, loader, lambda: closing(tables.open(namespace)), tables.config
+                found,
+                work,
+                loader,
+                lambda: closing(tables.open(namespace)),
+                tables.config,
+                last=naming_of(tables.spec)(DISCARDS),
             )
 
     def _load_table(self, load: Load, namespace: str, loader: Loader, rows: TableRows) -> int:

@@ -23,6 +23,8 @@ def load_in_lanes(
     loader: Loader,
     open_another: Callable[[], AbstractContextManager[Loader]],
     settings: WarehouseSettings,
+    *,
+    last: str,
 ) -> int:
     """Do the work for each table; return the sum of what it returns. Blocking.
 
@@ -33,8 +35,10 @@ def load_in_lanes(
         work: given a lane's own loader; called in several threads.
         loader: of the first lane, which is this thread.
         open_another: connects another lane.
+        last: the table that others' loads write to as well: it comes after them.
     """
-    waiting = deque(tables)
+    found = list(tables)
+    waiting = deque(rows for rows in found if rows.table != last)
     engine = loader.capabilities
     wanted = 1 if engine.one_process else settings.parallel_loads or engine.parallel_loads
     lanes = min(wanted, len(waiting))
@@ -59,11 +63,13 @@ def load_in_lanes(
             return lane(its)
 
     if lanes <= 1:
-        return lane(loader)
-    with ThreadPoolExecutor(lanes - 1, "warehouse-lane") as threads:
-        others = [threads.submit(another) for _ in range(lanes - 1)]
-        first = lane(loader)
-    return first + sum(one.result() for one in others)
+        done = lane(loader)
+    else:
+        with ThreadPoolExecutor(lanes - 1, "warehouse-lane") as threads:
+            others = [threads.submit(another) for _ in range(lanes - 1)]
+            done = lane(loader)
+        done += sum(one.result() for one in others)
+    return done + sum(work(loader, rows) for rows in found if rows.table == last)
 
 
 def _next(waiting: deque[TableRows]) -> TableRows | None:

@@ -376,19 +376,15 @@ class WarehouseWriter:
         loader.check()
         space = self._space(namespace, loader)
         self._pay_namespace(space)
+
+        def written(its: Loader, rows: TableRows) -> int:
+            return self._load_or_owe(load, msgspec.structs.replace(space, loader=its), rows, folder)
+
         # The discards last: of the other tables' values some may have come to the arrears there.
-        discards = self._named(DISCARDS)
-
-        def written(loader: Loader, rows: TableRows) -> int:
-            return self._load_or_owe(load, msgspec.structs.replace(space, loader=loader), rows, folder)
-
+        last = self._named(DISCARDS)
         return load_in_lanes(
-            [rows for rows in tables if rows.table != discards],
-            written,
-            loader,
-            lambda: self._opened(namespace),
-            self._config,
-        ) + sum(written(loader, rows) for rows in tables if rows.table == discards)
+            tables, written, loader, lambda: self._opened(namespace), self._config, last=last
+        )
 
     def _load_or_owe(self, load: Load, space: _Space, rows: TableRows, folder: Path) -> int:
         """Load a table's rows, or put them to the arrears; return how many tables were written."""
