@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.table import Table
 
 from mainstem.iceberg import commits, upkeep
 from mainstem.secret import Secret
@@ -148,6 +149,37 @@ def test_only_the_last_of_old_snapshots_that_add_is_kept(loader: IcebergLoader, 
     with patch.object(upkeep, "_THIN", timedelta(0)):
         assert loader.compact("orders", keep=timedelta(days=1)).snapshots_expired == 2
     assert ids(loader, "shop", "orders") == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("read", [1, 2])
+def test_two_let_go_of_old_snapshots_at_the_same_time(
+    loader: IcebergLoader, tmp_path: Path, read: int
+) -> None:
+    """Whenever one has read the table, the other loads and lets go of all that it sees."""
+    for number in range(4):
+        table = staged(loader, tmp_path, "orders", EVENT, [row(f"{number}")], mode="append")
+        loader.load(load_of(number), table)
+    now = upkeep.Wanted(keep=timedelta(0))
+    other = opened(tmp_path)
+    reads: list[int] = []
+
+    def found() -> Table:
+        table = loader._load_table("orders")
+        reads.append(1)
+        if len(reads) == read:
+            other.load(load_of(9), staged(other, tmp_path, "orders", EVENT, [row("9")], mode="append"))
+            upkeep.compact(lambda: other._load_table("orders"), now)
+        return table
+
+    upkeep.expire(found, now)
+    upkeep.expire(lambda: loader._load_table("orders"), now)
+    other.close()
+    assert len(loader._load_table("orders").snapshots()) == 1
+    assert sorted(ids(loader, "shop", "orders")) == ["0", "1", "2", "3", "9"]
+    metadata = tmp_path / "iceberg" / "shop" / "orders" / "metadata"
+    assert len(list(metadata.glob("snap-*.avro"))) == 1, "what old snapshots had is removed"
+    data = list((tmp_path / "iceberg" / "shop" / "orders" / "data").rglob("*.parquet"))
+    assert len(data) == len(list(loader._load_table("orders").scan().plan_files()))
 
 
 def test_small_files_are_joined(loader: IcebergLoader, tmp_path: Path) -> None:

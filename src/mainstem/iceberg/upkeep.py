@@ -5,11 +5,13 @@ removed only once no snapshot that is kept needs it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
 from pyiceberg.manifest import DataFile, ManifestFile
@@ -179,13 +181,23 @@ def _expire(load: Callable[[], Table], wanted: Wanted) -> tuple[int, int]:
     old = list(_dispensable(found, wanted))
     if not old:
         return 0, 0
-    expiry = fixed(found).maintenance.expire_snapshots()
-    expiry.by_ids([snapshot.snapshot_id for snapshot in old]).commit()
-    kept = load()
-    gone = _files_only_of(old, kept)
+    _let_go(load, found, {snapshot.snapshot_id for snapshot in old})
+    gone = _files_only_of(old, load)
     for path in gone:
-        kept.io.delete(path)
+        with suppress(FileNotFoundError):  # other upkeep, which lets go of the next snapshots, was here
+            found.io.delete(path)
     return len(old), len(gone)
+
+
+def _let_go(load: Callable[[], Table], found: Table, ids: Set[int]) -> None:
+    expiry = fixed(found).maintenance.expire_snapshots()
+    try:
+        expiry.by_ids(list(ids)).commit()
+    except ValueError as trouble:
+        # Other upkeep was faster with one of them. pyiceberg does not call it a conflict.
+        if ids <= {snapshot.snapshot_id for snapshot in load().snapshots()}:
+            raise
+        raise CommitFailedException("others let go of the same snapshots") from trouble
 
 
 def _dispensable(found: Table, wanted: Wanted) -> Iterator[Snapshot]:
@@ -207,15 +219,35 @@ def _dispensable(found: Table, wanted: Wanted) -> Iterator[Snapshot]:
             yield snapshot
 
 
-def _files_only_of(old: Sequence[Snapshot], kept: Table) -> set[str]:
-    """Return the files of snapshots that are gone which no snapshot of the table has. Each manifest is read once."""
+def _files_only_of(old: Sequence[Snapshot], load: Callable[[], Table]) -> list[str]:
+    """Return the files of snapshots that are gone which no snapshot of the table has.
+
+    In the order in which they are to be removed: what leads to a file goes after it, so that other upkeep that finds
+    nothing there knows that it is done.
+    """
+    attempt = 1
+    while True:
+        kept = load()
+        try:
+            return _not_in(kept, old)
+        except FileNotFoundError:
+            # A snapshot that was kept a moment ago is gone by now.
+            if attempt == _COMMITS:
+                raise
+            attempt += 1
+
+
+def _not_in(kept: Table, old: Sequence[Snapshot]) -> list[str]:
+    """Return those files of snapshots that a table has not. Each manifest is read once."""
     still = _manifests(kept.snapshots(), kept)
     gone = {path: manifest for path, manifest in _manifests(old, kept).items() if path not in still}
-    files = {snapshot.manifest_list for snapshot in old} | gone.keys()
-    data = {path for manifest in gone.values() for path in _data_files(manifest, kept)}
+    data: set[str] = set()
+    for manifest in gone.values():
+        with suppress(FileNotFoundError):
+            data.update(_data_files(manifest, kept))
     if data:
         data -= {path for manifest in still.values() for path in _data_files(manifest, kept)}
-    return files | data
+    return [*data, *gone, *(snapshot.manifest_list for snapshot in old)]
 
 
 def _manifests(snapshots: Sequence[Snapshot], found: Table) -> dict[str, ManifestFile]:
