@@ -24,6 +24,9 @@ stage() {
 # Root on a fresh machine: Debian's packages may be installed too (Java, Maven, Chromium).
 export TEST_INSTALL_SYSTEM_PACKAGES=${TEST_INSTALL_SYSTEM_PACKAGES:-true}
 
+# Some images set it. The tests start hundreds of processes: each would compile everything again.
+unset PYTHONDONTWRITEBYTECODE
+
 stage components "$bin/python" -m tests.components
 stage format "$bin/ruff" format --check .
 stage lint "$bin/ruff" check .
