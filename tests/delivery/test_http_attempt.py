@@ -13,7 +13,7 @@ from mainstem.clock import FixedClock, SystemClock
 from mainstem.delivery.guard import AddressGuard
 from mainstem.delivery.http_attempt import HttpAttempt
 from mainstem.delivery.item import Item
-from mainstem.delivery.tokens import Tokens
+from mainstem.delivery.tokens import oauth_tokens
 from mainstem.delivery.transport import PyreqwestTransport
 from mainstem.destinations.base import (
     ACCESS_TOKEN,
@@ -67,7 +67,7 @@ class Scene:
         self.clock = FixedClock()
         tokens = None
         if self.spec.oauth is not None:
-            tokens = Tokens(self.spec.oauth, GRANT, transport, self.clock, timeout_s=2.0)
+            tokens = oauth_tokens(self.spec.oauth, GRANT, transport, self.clock, timeout_s=2.0)
         self.attempt = HttpAttempt(
             transport, timeout_s=2.0, clock=self.clock, spec=self.spec, config=10, tokens=tokens
         )

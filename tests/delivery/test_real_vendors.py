@@ -17,7 +17,7 @@ from mainstem.clock import FixedClock, SystemClock
 from mainstem.delivery.guard import AddressGuard
 from mainstem.delivery.http_attempt import HttpAttempt
 from mainstem.delivery.item import Item
-from mainstem.delivery.tokens import Tokens
+from mainstem.delivery.tokens import oauth_tokens
 from mainstem.delivery.transport import PyreqwestTransport, Transport
 from mainstem.destinations.base import Delivered, Delivery, Rejected, Request, Response, Retry
 from mainstem.destinations.catalog import find_spec, oauth_grant
@@ -73,7 +73,7 @@ class Scene:
         if spec.oauth is not None:
             grant = oauth_grant(settings)
             assert grant is not None
-            tokens = Tokens(spec.oauth, grant, transport, clock, timeout_s=2.0)
+            tokens = oauth_tokens(spec.oauth, grant, transport, clock, timeout_s=2.0)
         self._attempt = HttpAttempt(
             transport, timeout_s=2.0, clock=clock, spec=spec, config=config, tokens=tokens, validate=True
         )

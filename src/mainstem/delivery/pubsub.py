@@ -12,7 +12,7 @@ from mainstem.clock import Clock
 from mainstem.delivery.classify import classify_failure, classify_http, retry_after_s
 from mainstem.delivery.each_key import WAITS
 from mainstem.delivery.errors import TransportError
-from mainstem.delivery.google_token import GoogleTokens
+from mainstem.delivery.google_token import google_tokens
 from mainstem.delivery.transport import Transport
 from mainstem.destinations.base import Delivered, Delivery, Rejected, Request, Response, Retry, StreamMessage
 from mainstem.destinations.googlepubsub import Config
@@ -37,7 +37,7 @@ class PubSubSink:
         self._base = (
             f"{(config.endpoint or _ENDPOINT).rstrip('/')}/v1/projects/{quoted(config.project_id)}/topics/"
         )
-        self._tokens = GoogleTokens(config.credentials, _SCOPE, transport, clock, timeout_s=timeout_s)
+        self._tokens = google_tokens(config.credentials, _SCOPE, transport, clock, timeout_s=timeout_s)
         self._transport = transport
         self._timeout_s = timeout_s
 

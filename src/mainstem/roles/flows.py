@@ -13,7 +13,7 @@ from mainstem.delivery.http_attempt import HttpAttempt
 from mainstem.delivery.sender import Sender
 from mainstem.delivery.sinks import SinkRoom, open_sink
 from mainstem.delivery.stream_attempt import StreamAttempt
-from mainstem.delivery.tokens import Tokens
+from mainstem.delivery.tokens import Tokens, oauth_tokens
 from mainstem.delivery.transport import Transport
 from mainstem.destinations.base import DestinationSpec, StreamSink
 from mainstem.destinations.catalog import oauth_grant
@@ -115,7 +115,7 @@ def open_tokens(
     grant = oauth_grant(destination.raw_config)
     if grant is None:
         raise FlowRefused(f"destination {destination.id}: `config.oauth` is missing")
-    return Tokens(spec.oauth, grant, transport, clock, timeout_s=destination.delivery.timeout_s)
+    return oauth_tokens(spec.oauth, grant, transport, clock, timeout_s=destination.delivery.timeout_s)
 
 
 def open_the_sink(
