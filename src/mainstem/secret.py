@@ -1,6 +1,6 @@
 """A string that never shows itself: passwords, tokens, write keys in configuration."""
 
-from typing import Any, final
+from typing import Any, Final, final
 
 
 @final
@@ -32,3 +32,7 @@ class Secret:
 
     def __reduce__(self) -> Any:
         raise TypeError("a Secret is not pickled: pass the settings file or environment instead")
+
+
+NO_SECRET: Final = Secret("")
+"""Of settings: none is given."""

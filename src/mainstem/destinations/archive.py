@@ -17,9 +17,8 @@ from typing import Annotated, Final, Literal, Protocol
 import msgspec
 
 from mainstem.destinations.base import DestinationSpec
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 
-NO_SECRET: Final = Secret("")
 Format = Literal["jsonl", "parquet"]
 ALL_TYPES: Final = frozenset({"identify", "track", "page", "screen", "group", "alias", "merge"})
 

@@ -19,9 +19,9 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from mainstem.destinations.archive import ALL_TYPES, NO_SECRET
+from mainstem.destinations.archive import ALL_TYPES
 from mainstem.destinations.base import DestinationSpec
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

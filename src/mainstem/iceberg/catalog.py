@@ -6,7 +6,7 @@ are (`destinations.iceberg_archive`, `warehouse.loaders.iceberg`: the same names
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,41 +24,17 @@ from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 from sqlalchemy.exc import SQLAlchemyError
 
+from mainstem.bulk.buckets import BucketSettings, ErrorOf
 from mainstem.bulk.errors import BulkError
 from mainstem.bulk.folders import folder_name, local_folder, make_folder, sync_folder
 from mainstem.secret import Secret
 
-ErrorOf = Callable[[str], BulkError]
-"""Makes the error of whoever uses a table, from what is wrong in words."""
 
-
-class CatalogSettings(Protocol):
+class CatalogSettings(BucketSettings, Protocol):
     """Where a catalog is and where its tables lie."""
 
     @property
     def url(self) -> str: ...
-    @property
-    def endpoint(self) -> str: ...
-    @property
-    def region(self) -> str: ...
-    @property
-    def path_style(self) -> bool: ...
-    @property
-    def server_side_encryption(self) -> str: ...
-    @property
-    def role_arn(self) -> str: ...
-    @property
-    def access_key_id(self) -> Secret: ...
-    @property
-    def secret_access_key(self) -> Secret: ...
-    @property
-    def session_token(self) -> Secret: ...
-    @property
-    def account_name(self) -> str: ...
-    @property
-    def account_key(self) -> Secret: ...
-    @property
-    def sas_token(self) -> Secret: ...
     @property
     def catalog(self) -> str: ...
     @property

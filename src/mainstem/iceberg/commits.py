@@ -17,7 +17,8 @@ from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.table import Table, Transaction
 from pyiceberg.typedef import Properties
 
-from mainstem.iceberg.catalog import ErrorOf, mapped
+from mainstem.bulk.buckets import ErrorOf
+from mainstem.iceberg.catalog import mapped
 
 _Result = TypeVar("_Result")
 

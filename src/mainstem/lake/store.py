@@ -1,4 +1,4 @@
-"""Where files lie: a local folder, or a bucket of S3, GCS or Azure through obstore (imported only here).
+"""Where files lie: a local folder, or a bucket of S3, GCS or Azure.
 
 archiver -> **store**. What every store promises:
 
@@ -20,24 +20,24 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 import obstore
-from obstore.exceptions import BaseError
-from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
+from obstore.store import MemoryStore
 
+from mainstem.bulk.buckets import mapped, open_bucket
 from mainstem.bulk.folders import is_abandoned, sync_folder
 from mainstem.destinations.archive import ArchiveSettings, Config, archive_config
 from mainstem.lake.errors import StoreUnavailable
 
 _PART_BYTES: Final = 8 * 1024 * 1024
 _TMP: Final = ".tmp"
+_mapped: Final = partial(mapped, error=StoreUnavailable)
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -90,64 +90,8 @@ def open_store(settings: Config | ArchiveSettings, data_dir: Path) -> Store:
         return BucketStore(MemoryStore(), "memory:")
     with _mapped("open"):
         return BucketStore(
-            _bucket(config, url.scheme, url.netloc, url.path), f"{config.endpoint}|{config.url}"
+            open_bucket(config, url.scheme, url.netloc, url.path), f"{config.endpoint}|{config.url}"
         )
-
-
-_CLIENT: Final[dict[str, Any]] = {"connect_timeout": "10s", "timeout": "120s"}
-# Short: the archiver has its own back-off, which can be interrupted; this only rides over a hiccup.
-_RETRY: Final[dict[str, Any]] = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
-
-
-def _bucket(config: Config, scheme: str, name: str, path: str) -> Any:
-    options: dict[str, Any] = {
-        "client_options": {**_CLIENT, "allow_http": config.endpoint.startswith("http://")},
-        "retry_config": _RETRY,
-        "prefix": path.strip("/") or None,
-    }
-    settings: dict[str, Any]
-    match scheme:
-        case "s3":
-            settings = {
-                "endpoint": config.endpoint,
-                "region": config.region,
-                "access_key_id": config.access_key_id.reveal(),
-                "secret_access_key": config.secret_access_key.reveal(),
-                "session_token": config.session_token.reveal(),
-                "role_arn": config.role_arn,
-                "server_side_encryption": config.server_side_encryption,
-                "virtual_hosted_style_request": "false" if config.path_style else "true",
-            }
-            return S3Store(name, config=_given(settings), **options)
-        case "gs":
-            settings = {"service_account_key": config.credentials.reveal(), "base_url": config.endpoint}
-            return GCSStore(name, config=_given(settings), **options)
-        case "az":
-            settings = {
-                "account_name": config.account_name,
-                "account_key": config.account_key.reveal(),
-                "sas_key": config.sas_token.reveal(),
-                "endpoint": config.endpoint,
-            }
-            return AzureStore(name, config=_given(settings), **options)
-        case _:
-            raise StoreUnavailable(
-                f"archive url: unknown scheme {scheme!r}; use a path, s3://, gs:// or az://"
-            )
-
-
-def _given(settings: dict[str, Any]) -> Any:
-    return {key: text for key, text in settings.items() if text}
-
-
-@contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (BaseError, OSError, ValueError) as error:
-        raise StoreUnavailable(
-            f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
-        ) from error
 
 
 class BucketStore:

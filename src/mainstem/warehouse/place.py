@@ -12,26 +12,23 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
-from obstore.store import AzureStore, GCSStore, S3Store
+from obstore.exceptions import AlreadyExistsError, NotFoundError
 
+from mainstem.bulk.buckets import mapped, open_bucket
 from mainstem.bulk.folders import local_folder, make_folder, sync_folder
-from mainstem.destinations.archive import NO_SECRET
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 from mainstem.warehouse.loader import WarehouseError
 from mainstem.warehouse.settings import WarehouseSettings
 
 _PART_BYTES: Final = 8 * 1024 * 1024
 _TMP: Final = ".tmp"
-_CLIENT: Final[dict[str, Any]] = {"connect_timeout": "10s", "timeout": "120s"}
-# Short: who loads has a back-off of its own; this only rides over a hiccup.
-_RETRY: Final[dict[str, Any]] = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+_mapped: Final = partial(mapped, error=WarehouseError)
 
 
 class PlaceSettings(WarehouseSettings, frozen=True, kw_only=True, rename="camel"):
@@ -107,57 +104,7 @@ def open_place(settings: PlaceSettings, data_dir: Path, url: str = "") -> Place:
         return Folder(folder)
     parts = urlsplit(place)
     with _mapped(f"open {parts.scheme}://{parts.netloc}"):
-        return Bucket(_bucket(settings, parts.scheme, parts.netloc, parts.path))
-
-
-def _bucket(settings: PlaceSettings, scheme: str, name: str, path: str) -> Any:
-    options: dict[str, Any] = {
-        "client_options": {**_CLIENT, "allow_http": settings.endpoint.startswith("http://")},
-        "retry_config": _RETRY,
-        "prefix": path.strip("/") or None,
-    }
-    match scheme:
-        case "s3":
-            config = {
-                "endpoint": settings.endpoint,
-                "region": settings.region,
-                "access_key_id": settings.access_key_id.reveal(),
-                "secret_access_key": settings.secret_access_key.reveal(),
-                "session_token": settings.session_token.reveal(),
-                "role_arn": settings.role_arn,
-                "server_side_encryption": settings.server_side_encryption,
-                "virtual_hosted_style_request": "false" if settings.path_style else "true",
-            }
-            return S3Store(name, config=_given(config), **options)
-        case "gs":
-            config = {
-                "service_account_key": settings.credentials.reveal(),
-                "base_url": settings.endpoint,
-            }
-            return GCSStore(name, config=_given(config), **options)
-        case "az":
-            config = {
-                "account_name": settings.account_name,
-                "account_key": settings.account_key.reveal(),
-                "sas_key": settings.sas_token.reveal(),
-                "endpoint": settings.endpoint,
-            }
-            return AzureStore(name, config=_given(config), **options)
-        case _:
-            raise WarehouseError(f"url: unknown scheme {scheme!r}; use a path, s3://, gs:// or az://")
-
-
-def _given(settings: dict[str, str]) -> Any:
-    return {key: text for key, text in settings.items() if text}
-
-
-@contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (BaseError, OSError, ValueError) as error:
-        words = str(error).splitlines()[0][:300] if str(error) else ""
-        raise WarehouseError(f"{what}: {type(error).__name__}: {words}") from error
+        return Bucket(open_bucket(settings, parts.scheme, parts.netloc, parts.path))
 
 
 class Bucket:

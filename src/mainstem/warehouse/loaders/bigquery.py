@@ -47,8 +47,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from mainstem.destinations.archive import NO_SECRET
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, WarehouseError
 from mainstem.warehouse.settings import WarehouseSettings

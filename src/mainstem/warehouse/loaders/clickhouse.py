@@ -43,8 +43,7 @@ import pyarrow as pa
 import xxhash
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from mainstem.destinations.archive import NO_SECRET
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import (

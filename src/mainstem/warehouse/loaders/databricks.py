@@ -64,8 +64,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mainstem.bulk.folders import folder_name
-from mainstem.destinations.archive import NO_SECRET
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.lake_tables import CLOCK_COLUMNS
 from mainstem.warehouse.loader import (

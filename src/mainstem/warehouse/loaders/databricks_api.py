@@ -24,8 +24,7 @@ import pyarrow as pa
 from pyreqwest.client import SyncClient, SyncClientBuilder
 from pyreqwest.exceptions import DetailedPyreqwestError, PyreqwestError
 
-from mainstem.destinations.archive import NO_SECRET
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 from mainstem.warehouse.loader import WarehouseError
 
 Value = str | int | None

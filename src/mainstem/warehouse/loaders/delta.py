@@ -39,8 +39,7 @@ from typing import Annotated, Final
 import msgspec
 
 from mainstem.bulk.folders import local_folder
-from mainstem.destinations.archive import NO_SECRET
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import Capabilities, Loader, LoaderSpec, Upkeep, WarehouseError
 from mainstem.warehouse.loaders import databricks

@@ -50,8 +50,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mainstem.bulk.folders import folder_name, local_folder
-from mainstem.destinations.archive import NO_SECRET
-from mainstem.secret import Secret
+from mainstem.secret import NO_SECRET, Secret
 from mainstem.warehouse import lake_tables
 from mainstem.warehouse.destination import destination_of
 from mainstem.warehouse.loader import (
