@@ -225,16 +225,10 @@ def _files_only_of(old: Sequence[Snapshot], load: Callable[[], Table]) -> list[s
     In the order in which they are to be removed: what leads to a file goes after it, so that other upkeep that finds
     nothing there knows that it is done.
     """
-    attempt = 1
-    while True:
-        kept = load()
-        try:
-            return _not_in(kept, old)
-        except FileNotFoundError:
-            # A snapshot that was kept a moment ago is gone by now.
-            if attempt == _COMMITS:
-                raise
-            attempt += 1
+    for _ in range(_COMMITS - 1):
+        with suppress(FileNotFoundError):  # a snapshot that was kept a moment ago is gone by now
+            return _not_in(load(), old)
+    return _not_in(load(), old)
 
 
 def _not_in(kept: Table, old: Sequence[Snapshot]) -> list[str]:
