@@ -257,7 +257,8 @@ class Handler(BaseHTTPRequestHandler):
         found = f"01ef{number:08x}"
         workspace.statements[found] = statement
         threading.Thread(target=self._run, args=(statement, fault), daemon=True).start()
-        if not statement.unseen:
+        # One that is to be told under way so many times is through before: it is not told so once more.
+        if not statement.unseen or (fault is not None and fault.kind == "slow"):
             statement.done.wait(wait_s)
         return self._status(found)
 
