@@ -1,6 +1,6 @@
 """Buckets of S3, Google Cloud Storage and Azure, opened through obstore by the settings of whoever writes there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, Protocol
@@ -8,11 +8,8 @@ from typing import Any, Final, Protocol
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from mainstem.bulk.errors import BulkError
+from mainstem.bulk.errors import ErrorOf
 from mainstem.secret import Secret
-
-ErrorOf = Callable[[str], BulkError]
-"""Makes the error of whoever uses a place, from what is wrong in words."""
 
 _CLIENT: Final[dict[str, Any]] = {"connect_timeout": "10s", "timeout": "120s"}
 # Short: who writes has a back-off of its own, which can be interrupted; this only rides over a hiccup.
@@ -93,7 +90,7 @@ def open_bucket(settings: AnyBucketSettings, scheme: str, name: str, path: str) 
             }
             return AzureStore(name, config=_given(config), **options)
         case _:
-            raise ValueError(f"unknown scheme {scheme!r}; use a path, s3://, gs:// or az://")
+            raise ValueError(f"url: unknown scheme {scheme!r}; use a path, s3://, gs:// or az://")
 
 
 def _given(settings: dict[str, str]) -> Any:

@@ -4,11 +4,17 @@ BulkError            the place failed; the gatherer backs off and tries again
 └── PlanBroken       a plan can't be carried out as it was noted (the log gave other bytes)
 """
 
+from collections.abc import Callable
+
 from mainstem.errors import MainstemError
 
 
 class BulkError(MainstemError):
     """What batches are written to failed; nothing half-written counts."""
+
+
+ErrorOf = Callable[[str], BulkError]
+"""Makes the error of whoever uses a place, from what is wrong in words."""
 
 
 class PlanBroken(BulkError):

@@ -24,8 +24,8 @@ from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 from sqlalchemy.exc import SQLAlchemyError
 
-from mainstem.bulk.buckets import BucketSettings, ErrorOf
-from mainstem.bulk.errors import BulkError
+from mainstem.bulk.buckets import BucketSettings
+from mainstem.bulk.errors import BulkError, ErrorOf
 from mainstem.bulk.folders import folder_name, local_folder, make_folder, sync_folder
 from mainstem.secret import Secret
 

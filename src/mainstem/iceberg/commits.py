@@ -17,7 +17,7 @@ from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.table import Table, Transaction
 from pyiceberg.typedef import Properties
 
-from mainstem.bulk.buckets import ErrorOf
+from mainstem.bulk.errors import ErrorOf
 from mainstem.iceberg.catalog import mapped
 
 _Result = TypeVar("_Result")
